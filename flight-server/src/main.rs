@@ -1,0 +1,2 @@
+//! trailhouse
+fn main() {}
