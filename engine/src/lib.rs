@@ -1,1 +1,9 @@
-//! engine
+//! What happens to records: ingest, table, guarded query.
+//!
+//! Invariant: no wire types and no status codes; `table` is the only module that names deltalake.
+
+pub mod evidence;
+pub mod ingest;
+pub mod query;
+pub mod record;
+pub mod table;
