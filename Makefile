@@ -1,0 +1,44 @@
+# The two commands a newcomer needs are `make demo` and `make test`.
+# One cargo profile (dev, with ciphers and codecs optimised) serves both, so nothing is compiled twice.
+
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+BIN := $(CARGO_TARGET_DIR)/debug/trailhouse
+VENV := $(CARGO_TARGET_DIR)/python
+PYTHON ?= python3
+
+.PHONY: help build demo test fmt lint rust-test python-test release clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+build: ## build the product (dev profile)
+	cargo build --locked --workspace --bins
+
+demo: build $(VENV)/ready ## run the main job for real; KEEP=1 leaves the server up
+	$(BIN) demo --python $(VENV)/bin/python $(if $(KEEP),--keep) $(DEMO_ARGS)
+
+test: fmt lint rust-test python-test ## everything the gate runs
+
+fmt:
+	cargo fmt --all --check
+
+lint:
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+rust-test:
+	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --workspace; \
+	else cargo test --locked --workspace; fi
+
+python-test: build $(VENV)/ready
+	TRAILHOUSE_BIN=$(BIN) $(VENV)/bin/python -m pytest -q tests/python
+
+$(VENV)/ready: tests/python/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt
+	@touch $@
+
+release: ## an optimised binary for operators
+	cargo build --locked --release --bin trailhouse
+
+clean: ## remove what the build made
+	rm -rf $(CARGO_TARGET_DIR)
