@@ -1,1 +1,5 @@
-//! Empty so far.
+//! Keys: who makes them, what they wrap, and how long anyone may hold one.
+
+mod secret;
+
+pub use secret::{KEY_LEN, SecretKey};
