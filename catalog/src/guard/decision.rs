@@ -1,0 +1,63 @@
+//! What was decided for one request, and by which rules.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::context::{Role, Scope};
+use crate::ids::{CorrelationId, SiloId, StreamName, TenantId};
+use crate::policy::{MaskProfile, PinnedPolicy};
+
+use super::permit::OperationKind;
+
+/// An allowed request. Everything that acts on it later (masks, predicates, evidence) reads it from here and nowhere
+/// else, so that what was decided is what happens. Only the guard makes one that a permit carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// SHA-256 of the RFC 8785 form of everything below.
+    pub id: [u8; 32],
+    /// The caller's tenant; its data and no other's is in reach.
+    pub tenant: TenantId,
+    /// The tenant an act of the system tenant is about.
+    pub target: Option<TenantId>,
+    /// The tenant's silo, equal to the listener's.
+    pub silo: SiloId,
+    /// What may be done.
+    pub operation: OperationKind,
+    /// Who asked.
+    pub subject: String,
+    /// The application the caller used.
+    pub client: Option<String>,
+    /// The roles that count: the chosen one, or all of the token's.
+    pub roles: BTreeSet<Role>,
+    /// The token's scopes.
+    pub scopes: BTreeSet<Scope>,
+    /// The masks this caller's reads go through.
+    pub profile: Arc<MaskProfile>,
+    /// The policy this request is pinned to.
+    pub policy: Arc<PinnedPolicy>,
+    /// The stream the request named, known to be one of the tenant's.
+    pub stream: Option<StreamName>,
+    /// Why the caller says they ask.
+    pub purpose: Option<String>,
+    /// The rules that carried the decision, by name.
+    pub basis: Vec<String>,
+    /// Ties everything of one request together.
+    pub correlation: CorrelationId,
+    /// The token's end: nothing starts after it.
+    pub expires_at: Timestamp,
+    /// When it was decided.
+    pub made_at: Timestamp,
+    /// Whether the quarantine table is in the caller's session.
+    pub may_see_quarantine: bool,
+    /// Whether the evidence table is in the caller's session.
+    pub may_see_evidence: bool,
+}
+
+impl Decision {
+    /// The tenant the act is about: the target where the system tenant named one, the caller's own otherwise.
+    #[must_use]
+    pub fn about(&self) -> &TenantId {
+        self.target.as_ref().unwrap_or(&self.tenant)
+    }
+}

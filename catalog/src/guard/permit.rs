@@ -1,0 +1,132 @@
+//! Permits: the proof, by type, that the guard allowed an operation.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use crate::evidence::{EvidenceReceipt, EvidenceRef};
+
+use super::decision::Decision;
+use super::denial::Denial;
+
+/// What a request wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OperationKind {
+    /// Records come in.
+    Write,
+    /// Records go out.
+    Read,
+    /// Tenants are made and moved through their life.
+    TenantAdmin,
+    /// A policy is looked at.
+    PolicyRead,
+    /// A policy is replaced.
+    PolicyWrite,
+}
+
+impl OperationKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Write,
+        Self::Read,
+        Self::TenantAdmin,
+        Self::PolicyRead,
+        Self::PolicyWrite,
+    ];
+
+    /// The word in decisions and evidence.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Write => "Write",
+            Self::Read => "Read",
+            Self::TenantAdmin => "TenantAdmin",
+            Self::PolicyRead => "PolicyRead",
+            Self::PolicyWrite => "PolicyWrite",
+        }
+    }
+}
+
+impl fmt::Display for OperationKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An operation as a type. Sealed: the five below are all there are.
+pub trait Operation: sealed::Sealed + Send + Sync + 'static {
+    /// The operation as a value.
+    const KIND: OperationKind;
+}
+
+mod sealed {
+    /// Keeps `Operation` ours.
+    pub trait Sealed {}
+}
+
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident),*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy)]
+        pub enum $name {}
+        impl sealed::Sealed for $name {}
+        impl Operation for $name {
+            const KIND: OperationKind = OperationKind::$name;
+        }
+    )*};
+}
+
+operations! {
+    /// Records come in.
+    Write,
+    /// Records go out.
+    Read,
+    /// Tenants are made and moved through their life.
+    TenantAdmin,
+    /// A policy is looked at.
+    PolicyRead,
+    /// A policy is replaced.
+    PolicyWrite
+}
+
+/// The guard allowed `Op`. There is no other way to come by one than [`super::Gate::authorize`].
+pub struct Permit<Op> {
+    decision: Arc<Decision>,
+    evidence: EvidenceReceipt,
+    operation: PhantomData<fn() -> Op>,
+}
+
+impl<Op> Permit<Op> {
+    pub(super) fn new(decision: Arc<Decision>, evidence: EvidenceReceipt) -> Self {
+        Self {
+            decision,
+            evidence,
+            operation: PhantomData,
+        }
+    }
+
+    /// What was decided.
+    #[must_use]
+    pub fn decision(&self) -> &Arc<Decision> {
+        &self.decision
+    }
+
+    /// Waits until the evidence of the decision is durable. Nothing leaves before.
+    ///
+    /// # Errors
+    /// [`Denial::EvidenceUnavailable`] when it cannot be.
+    pub async fn evidence_durable(&self) -> Result<EvidenceRef, Denial> {
+        self.evidence
+            .clone()
+            .await
+            .map_err(|_| Denial::EvidenceUnavailable)
+    }
+}
+
+impl<Op> fmt::Debug for Permit<Op> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("operation", &self.decision.operation)
+            .finish_non_exhaustive()
+    }
+}
