@@ -1,5 +1,21 @@
 //! Keys: who makes them, what they wrap, and how long anyone may hold one.
+//!
+//! ```text
+//! Kms (kms, local)   KEK per tenant x silo x purpose      "kms://eu/5c..1e/v7"
+//!   |  wraps, AAD = tenant, silo, purpose (envelope)
+//! EpochKey (ring)    one a month or rotation, its wrapped form a document, cached 5 minutes at most
+//!   |  wraps, AAD = epoch id (envelope)
+//! file DEK           random per file, never stored unwrapped
+//! ```
 
+mod envelope;
+mod kms;
 mod secret;
 
+pub(crate) use envelope::push_prefixed;
+pub use envelope::{
+    EpochKey, KeyPurpose, NONCE_LEN, SEALED_KEY_LEN, TAG_LEN, Unauthentic, WrapAad, WrappedEpoch,
+    open, open_key, seal, seal_key,
+};
+pub use kms::{KeyError, KeyId, Kms, SigningKeyId};
 pub use secret::{KEY_LEN, SecretKey};
