@@ -8,6 +8,7 @@ use crate::ids::{PolicyVersion, SiloId, StreamName, TenantId};
 
 use super::path::FieldPath;
 use super::rule::{MaskProfile, MaskRule, WriteRule};
+use super::{check, parse};
 
 /// Bytes of the largest bundle.
 pub const BUNDLE_BYTES_MAX: usize = 1024 * 1024;
@@ -164,6 +165,20 @@ pub struct PinnedPolicy {
 }
 
 impl Bundle {
+    /// Reads and checks a bundle for `tenant`.
+    ///
+    /// # Errors
+    /// Every reason to refuse it: not YAML, unknown or missing keys, values out of range, rules that cannot work.
+    pub fn parse(yaml: &[u8], tenant: &TenantId) -> Result<Self, BundleRefused> {
+        let bundle = parse::bundle(yaml, tenant)?;
+        let reasons = check::reasons_against(&bundle);
+        if reasons.is_empty() {
+            Ok(bundle)
+        } else {
+            Err(BundleRefused { reasons })
+        }
+    }
+
     /// What onboarding applies as version 1, as text for people to start from.
     #[must_use]
     pub fn default_yaml(tenant: &TenantId, silo: &SiloId) -> String {
@@ -281,6 +296,12 @@ impl RetentionClass {
         good.then(|| Self(text.to_owned()))
     }
 
+    /// The class of a retention rule that names none.
+    #[must_use]
+    pub fn standard() -> Self {
+        Self("standard".to_owned())
+    }
+
     /// The class of what no retention rule names.
     #[must_use]
     pub fn kept() -> Self {
@@ -297,5 +318,430 @@ impl RetentionClass {
 impl fmt::Display for RetentionClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Generalize, MaskRule};
+
+    fn tenant() -> TenantId {
+        TenantId::parse("splootvets").unwrap()
+    }
+
+    fn parse(yaml: &str) -> Result<Bundle, Vec<String>> {
+        Bundle::parse(yaml.as_bytes(), &tenant()).map_err(|refused| refused.reasons)
+    }
+
+    fn path(text: &str) -> FieldPath {
+        FieldPath::parse(text).unwrap()
+    }
+
+    /// The smallest bundle, with lines of the test's own.
+    fn with(lines: &str) -> String {
+        let base = "tenant: splootvets\nversion: 2\nresidency: { allowedSilos: [us] }\n";
+        let mut yaml = base.to_owned();
+        for (section, text) in [
+            (
+                "retention:",
+                "retention: { streams: { audit.default: { ttlDays: 1 } } }\n",
+            ),
+            ("maskingProfiles:", "maskingProfiles: { Reader: {} }\n"),
+        ] {
+            if !lines.contains(section) {
+                yaml.push_str(text);
+            }
+        }
+        yaml + lines
+    }
+
+    #[track_caller]
+    fn refused(lines: &str, reason: &str) {
+        let reasons = parse(&with(lines)).unwrap_err();
+        assert!(
+            reasons.iter().any(|found| found.contains(reason)),
+            "{reason:?} not in {reasons:#?}"
+        );
+    }
+
+    const SOURCES_EXAMPLE: &str = r#"
+tenant: splootvets
+version: 42
+signingKey: kms://us/policy/signing/v2
+residency:
+  allowedSilos: [us]
+  writeFailover: forbidden
+retention:
+  streams:
+    audit.default: { ttlDays: 365, graceDays: 7 }
+    audit.security: { ttlDays: 2555, graceDays: 14 } # ~7y
+redaction:
+  defaultByField:
+    email: { kind: HASH, params: { algo: SHA256, saltRef: "tenant-salt" } }
+    phone: { kind: MASK, params: { showLast: 4 } }
+maskingProfiles:
+  Investigator: { email: MASK, phone: MASK }
+  Reader: { email: HASH, phone: HASH }
+export:
+  allowedActors: ["Export.Operator","Export.Admin"]
+  formats: ["parquet","ndjson"]
+  purposeRequired: true
+"#;
+
+    #[test]
+    fn the_short_form_is_read() {
+        let bundle = parse(SOURCES_EXAMPLE).unwrap();
+        assert_eq!(bundle.version, 42);
+        assert_eq!(
+            bundle.signing_key.as_deref(),
+            Some("kms://us/policy/signing/v2")
+        );
+        assert_eq!(
+            bundle.write_rule_for(&path("context.a.EMAIL")),
+            WriteRule::Hash
+        );
+        assert_eq!(
+            bundle.write_rule_for(&path("phone")),
+            WriteRule::Mask {
+                show_first: 0,
+                show_last: 4
+            }
+        );
+        assert_eq!(bundle.write_rule_for(&path("context.a")), WriteRule::Keep);
+        let reader = &bundle.masking_profiles["Reader"];
+        assert_eq!(
+            reader.rule_for(&path("context.owner[*].phone")),
+            MaskRule::Hash
+        );
+        assert_eq!(
+            bundle.export.allowed_actors,
+            BTreeSet::from([Role::ExportOperator, Role::ExportAdmin])
+        );
+        assert_eq!(
+            bundle
+                .retention_class(&StreamName::audit_default())
+                .as_str(),
+            "standard"
+        );
+        assert_eq!(
+            bundle
+                .retention_class(&StreamName::parse("other").unwrap())
+                .as_str(),
+            "kept"
+        );
+        assert_eq!(bundle.stale_mode, StaleMode::Serve);
+    }
+
+    #[test]
+    fn the_long_form_is_read() {
+        let lines = r#"
+fields:
+  - { path: context.userIdentity.userName, class: pii.name, write: HASH, promote: user_name }
+  - { path: labels.env, promote: env }
+  - { path: actor_id, write: TOKEN }
+maskingProfiles:
+  Audit.Reader:
+    user_name: MASK
+    context.userIdentity: REDACT
+    created_at: { kind: GENERALIZE, params: { to: day } }
+  Investigator: { userName: { kind: MASK, params: { showFirst: 1 } } }
+query: { mode: strict, filterable: [action, user_name] }
+staleMode: reject
+"#;
+        let bundle = parse(&with(lines)).unwrap();
+        let promoted: Vec<_> = bundle
+            .promoted()
+            .map(|(name, path)| format!("{name}={path}"))
+            .collect();
+        assert_eq!(
+            promoted,
+            ["user_name=context.userIdentity.userName", "env=labels.env"]
+        );
+        assert_eq!(bundle.write_rule_for(&path("actor_id")), WriteRule::Token);
+        let (reader, investigator) = (
+            &bundle.masking_profiles["Reader"],
+            &bundle.masking_profiles["Investigator"],
+        );
+        assert_eq!(
+            bundle.mask_for_column(reader, "user_name"),
+            MaskRule::Redact
+        );
+        assert_eq!(bundle.mask_for_column(reader, "env"), MaskRule::Clear);
+        assert_eq!(
+            bundle.mask_for_column(reader, "created_at"),
+            MaskRule::Generalize(Generalize::Day)
+        );
+        let partial = MaskRule::Mask {
+            show_first: 1,
+            show_last: 0,
+        };
+        assert_eq!(bundle.mask_for_column(investigator, "user_name"), partial);
+        assert!(bundle.query.may_filter("user_name") && !bundle.query.may_filter("created_at"));
+        assert!(bundle.query.may_sort("created_at") && !bundle.query.may_sort("action"));
+        assert_eq!(bundle.stale_mode, StaleMode::Reject);
+    }
+
+    #[test]
+    fn the_default_bundle_is_accepted_and_tells_the_roles_apart() {
+        for tenant in [
+            tenant(),
+            TenantId::system(),
+            TenantId::parse("123").unwrap(),
+        ] {
+            let yaml = Bundle::default_yaml(&tenant, &SiloId::parse("local").unwrap());
+            let bundle = Bundle::parse(yaml.as_bytes(), &tenant).unwrap();
+            assert_eq!((bundle.version, bundle.retention.len()), (1, 2));
+            let profile = |name: &str| &bundle.masking_profiles[name];
+            for (field, reader, investigator) in [
+                ("actor_id", MaskRule::Hash, MaskRule::Clear),
+                (
+                    "context.sourceIPAddress",
+                    MaskRule::Generalize(Generalize::IpPrefix),
+                    MaskRule::Clear,
+                ),
+                (
+                    "context.requestParameters.name",
+                    MaskRule::Redact,
+                    MaskRule::Clear,
+                ),
+            ] {
+                assert_eq!(profile("Reader").rule_for(&path(field)), reader, "{field}");
+                assert_eq!(
+                    profile("Investigator").rule_for(&path(field)),
+                    investigator,
+                    "{field}"
+                );
+            }
+            for secret in [
+                "password",
+                "secretAccessKey",
+                "sessionToken",
+                "SSN",
+                "Authorization",
+                "accessKeyId",
+            ] {
+                let stored = bundle.write_rule_for(&path(&format!("context.a[*].{secret}")));
+                assert!(
+                    stored.stricter(WriteRule::Token) == stored,
+                    "{secret}: {stored:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_strictest_profile_is_at_least_as_strict_as_every_other() {
+        let yaml = Bundle::default_yaml(&tenant(), &SiloId::parse("local").unwrap());
+        let bundle = parse(&yaml).unwrap();
+        let strictest = bundle.strictest_profile();
+        for (path, rule) in bundle
+            .masking_profiles
+            .values()
+            .flat_map(|profile| &profile.fields)
+        {
+            assert!(
+                strictest.rule_for(path).strictness() >= rule.strictness(),
+                "{path}"
+            );
+        }
+        assert_eq!(strictest.rule_for(&path("actor_id")), MaskRule::Token);
+    }
+
+    #[test]
+    fn every_reason_is_listed_at_once() {
+        let lines = "colour: red\nstaleMode: maybe\nfields: [{ path: 'a.b', wrote: X }]\nexport: { formats: [xml] }\n";
+        let reasons = parse(&with(lines)).unwrap_err();
+        for wanted in [
+            "colour: unknown key",
+            "staleMode: must be",
+            "fields[0].wrote: unknown",
+            "fields[0].path:",
+            "export.formats[0]:",
+        ] {
+            assert!(
+                reasons.iter().any(|reason| reason.starts_with(wanted)),
+                "{wanted} not in {reasons:#?}"
+            );
+        }
+    }
+
+    #[test]
+    fn malformed_documents_are_refused() {
+        for yaml in [
+            "",
+            "[]",
+            "a: [",
+            "a: 1\na: 2",
+            "x: &a 1\ny: *a",
+            "--- {}\n--- {}",
+            "tenant: \u{7}",
+        ] {
+            assert!(parse(yaml).is_err(), "{yaml:?}");
+        }
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(parse(&deep).is_err());
+        assert!(parse(&" ".repeat(BUNDLE_BYTES_MAX + 1)).unwrap_err()[0].contains("bytes"));
+        assert!(Bundle::parse(&[0xff, 0xfe, 0xff], &tenant()).is_err());
+    }
+
+    #[test]
+    fn missing_and_foreign_parts_are_refused() {
+        let reasons = parse("{}").unwrap_err();
+        for key in [
+            "tenant",
+            "version",
+            "residency",
+            "retention",
+            "maskingProfiles",
+        ] {
+            assert!(
+                reasons.contains(&format!("{key}: missing")),
+                "{key} not in {reasons:?}"
+            );
+        }
+        let foreign = SOURCES_EXAMPLE.replace("tenant: splootvets", "tenant: another");
+        assert_eq!(
+            parse(&foreign).unwrap_err(),
+            ["tenant: must be the tenant the bundle is applied to"]
+        );
+        let system = SOURCES_EXAMPLE.replace("tenant: splootvets", "tenant: _system");
+        assert!(parse(&system).is_err());
+    }
+
+    const UNWORKABLE: &[(&str, &str)] = &[
+        (
+            "maskingProfiles: { Reader: { record_id: HASH } }",
+            "cannot be masked",
+        ),
+        (
+            "maskingProfiles: { Reader: { labels: HASH } }",
+            "all labels together",
+        ),
+        (
+            "maskingProfiles: { Reader: { context: HASH } }",
+            "a whole JSON column",
+        ),
+        (
+            "maskingProfiles: { Reader: { email: DROP } }",
+            "must be CLEAR",
+        ),
+        ("maskingProfiles: { Owner: {} }", "is not a role"),
+        (
+            "maskingProfiles: { Reader: {}, Audit.Reader: {} }",
+            "names a role twice",
+        ),
+        ("maskingProfiles: {}", "at least one profile"),
+        (
+            "maskingProfiles: { Reader: { a: GENERALIZE } }",
+            "needs params",
+        ),
+        (
+            "maskingProfiles: { Reader: { a: { kind: MASK, params: { showLast: -1 } } } }",
+            "whole number",
+        ),
+        (
+            "redaction: { defaultByField: { email: ENCRYPT } }",
+            "ENCRYPT is not available in this version",
+        ),
+        (
+            "redaction: { defaultByField: { email: { kind: HASH, params: { algo: MD5 } } } }",
+            "must be SHA256",
+        ),
+        (
+            "redaction: { defaultByField: { email: HASH, Email: KEEP } }",
+            "has two rules",
+        ),
+        (
+            "fields: [{ path: context.a, class: subject.email, write: HASH }]",
+            "allows only DROP",
+        ),
+        (
+            "fields: [{ path: context.a, class: subject }]",
+            "allows only DROP",
+        ),
+        ("query: { sortable: [nothing] }", "no such column"),
+        ("query: { filterable: [salt] }", "no such column"),
+        ("export: { allowedActors: [Owner] }", "must be a role"),
+        (
+            "retention: { streams: { audit.evidence: { ttlDays: 1 } } }",
+            "evidence",
+        ),
+        (
+            "retention: { streams: { audit.default: { ttlDays: 0 } } }",
+            "whole number",
+        ),
+    ];
+
+    #[test]
+    fn rules_that_cannot_work_are_refused() {
+        for (lines, reason) in UNWORKABLE {
+            refused(lines, reason);
+        }
+        for column in [
+            "tenant_id",
+            "record_id",
+            "created_at",
+            "ingested_at",
+            "stream",
+            "action",
+        ] {
+            refused(
+                &format!("fields: [{{ path: {column}, write: HASH }}]"),
+                "can have no write rule",
+            );
+        }
+        for rule in [
+            "HASH",
+            "MASK",
+            "REDACT",
+            "TOKEN",
+            "{ kind: GENERALIZE, params: { to: ip } }",
+        ] {
+            refused(
+                &format!("maskingProfiles: {{ Reader: {{ created_at: {rule} }} }}"),
+                "a time takes only",
+            );
+        }
+        let many: Vec<_> = (0..17)
+            .map(|n| format!("s{n}: {{ ttlDays: 1, class: c{n} }}"))
+            .collect();
+        refused(
+            &format!("retention: {{ streams: {{ {} }} }}", many.join(", ")),
+            "retention classes",
+        );
+    }
+
+    #[test]
+    fn promotions_that_cannot_work_are_refused() {
+        for name in ["action", "salt", "ingest_date", "statement"] {
+            refused(
+                &format!("fields: [{{ path: context.a, promote: {name} }}]"),
+                "is there already",
+            );
+        }
+        for name in ["A", "1a", "a-b", "'a b'", "_a", &"a".repeat(64)] {
+            refused(
+                &format!("fields: [{{ path: context.a, promote: {name} }}]"),
+                "must be a column name",
+            );
+        }
+        refused(
+            "fields: [{ path: context.a, promote: x }, { path: context.b, promote: x }]",
+            "that another field has",
+        );
+        refused("fields: [{ path: email, promote: x }]", "only one place");
+        refused(
+            "fields: [{ path: 'context.a[*]', promote: x }]",
+            "only one place",
+        );
+        refused(
+            "fields: [{ path: context.a, promote: x, write: DROP }]",
+            "nothing to promote",
+        );
+        refused(
+            "fields: [{ path: context.a, promote: x }, { path: context.a.b, promote: y }]",
+            "lies inside",
+        );
     }
 }

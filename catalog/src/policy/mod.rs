@@ -8,7 +8,9 @@
 //! Invariant: nothing but `signed::SignedBundle::verify` makes a [`PinnedPolicy`] out of stored bytes.
 
 pub mod bundle;
+mod check;
 pub mod column;
+mod parse;
 pub mod path;
 pub mod rule;
 
