@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod flight;
 pub mod http;
+pub mod limits;
 pub mod observe;
 pub mod problem;
 pub mod service;

@@ -1,0 +1,364 @@
+//! Settings as they were written: the file and the environment laid over each other, every key known, every value of
+//! its type. What they mean together is `resolved`'s business.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::Error;
+
+/// What environment variables that change a setting begin with.
+pub(super) const ENVIRONMENT_PREFIX: &str = "TRAILHOUSE_";
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Text,
+    Integer,
+    Boolean,
+}
+
+/// Every setting there is. `*` stands for a name the user chooses, `[]` for the entries of a list.
+const SETTINGS: &[(&str, Kind)] = &[
+    ("control.root", Kind::Text),
+    ("keys.folder", Kind::Text),
+    ("silos.*.root", Kind::Text),
+    ("silos.*.flight", Kind::Text),
+    ("silos.*.http", Kind::Text),
+    ("admin.listen", Kind::Text),
+    ("auth.developer", Kind::Boolean),
+    ("auth.leeway_s", Kind::Integer),
+    ("auth.jwks_refresh_s", Kind::Integer),
+    ("auth.issuers.[].issuer", Kind::Text),
+    ("auth.issuers.[].audience", Kind::Text),
+    ("auth.issuers.[].jwks", Kind::Text),
+    ("auth.issuers.[].profile", Kind::Text),
+    ("limits.record_bytes", Kind::Integer),
+    ("limits.batch_bytes", Kind::Integer),
+    ("limits.batch_lines", Kind::Integer),
+    ("limits.query_memory_bytes", Kind::Integer),
+    ("limits.query_time_s", Kind::Integer),
+    ("limits.metric_tenants", Kind::Integer),
+    ("limits.shutdown_s", Kind::Integer),
+    ("log.filter", Kind::Text),
+    ("log.format", Kind::Text),
+];
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawConfig {
+    pub(super) control: RawControl,
+    pub(super) keys: RawKeys,
+    pub(super) silos: BTreeMap<String, RawSilo>,
+    pub(super) admin: RawAdmin,
+    pub(super) auth: RawAuth,
+    pub(super) limits: RawLimits,
+    pub(super) log: RawLog,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawControl {
+    pub(super) root: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawKeys {
+    pub(super) folder: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawSilo {
+    pub(super) root: Option<String>,
+    pub(super) flight: Option<String>,
+    pub(super) http: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawAdmin {
+    pub(super) listen: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawAuth {
+    pub(super) developer: Option<bool>,
+    pub(super) leeway_s: Option<u64>,
+    pub(super) jwks_refresh_s: Option<u64>,
+    pub(super) issuers: Vec<RawIssuer>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawIssuer {
+    pub(super) issuer: String,
+    pub(super) audience: String,
+    pub(super) jwks: String,
+    pub(super) profile: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawLimits {
+    pub(super) record_bytes: Option<usize>,
+    pub(super) batch_bytes: Option<usize>,
+    pub(super) batch_lines: Option<usize>,
+    pub(super) query_memory_bytes: Option<usize>,
+    pub(super) query_time_s: Option<u64>,
+    pub(super) metric_tenants: Option<usize>,
+    pub(super) shutdown_s: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawLog {
+    pub(super) filter: Option<String>,
+    pub(super) format: Option<String>,
+}
+
+/// Lays the environment over the file's text.
+pub(super) fn read(
+    file: &str,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<RawConfig, Error> {
+    let mut table: Table = toml::from_str(file).map_err(Error::Syntax)?;
+    check_keys(&table, &mut Vec::new(), &mut String::new())?;
+    for (name, value) in environment {
+        // `TRAILHOUSE_CONFIG` and whatever the command line reads have no section.
+        if let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX)
+            && rest.contains("__")
+        {
+            apply(&mut table, &name, rest, value)?;
+        }
+    }
+    RawConfig::deserialize(table).map_err(Error::Syntax)
+}
+
+/// Refuses the first key that is not in `SETTINGS`. `pattern` is the path with `*` and `[]`, `shown` as written.
+fn check_keys(table: &Table, pattern: &mut Vec<String>, shown: &mut String) -> Result<(), Error> {
+    for (key, value) in table {
+        let segment = known_segment(pattern, key).ok_or_else(|| unknown(pattern, shown, key))?;
+        let length = shown.len();
+        if !shown.is_empty() {
+            shown.push('.');
+        }
+        shown.push_str(key);
+        pattern.push(segment);
+        match value {
+            Value::Table(inner) => check_keys(inner, pattern, shown)?,
+            Value::Array(entries) => {
+                pattern.push("[]".to_owned());
+                for entry in entries.iter().filter_map(Value::as_table) {
+                    check_keys(entry, pattern, shown)?;
+                }
+                pattern.pop();
+            }
+            Value::String(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Boolean(_)
+            | Value::Datetime(_) => {}
+        }
+        pattern.pop();
+        shown.truncate(length);
+    }
+    Ok(())
+}
+
+/// Sets one value from the environment, of the type that the setting has.
+fn apply(table: &mut Table, variable: &str, path: &str, text: String) -> Result<(), Error> {
+    let mut pattern = Vec::new();
+    let mut shown = String::new();
+    let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
+    for key in &keys {
+        let segment = known_segment(&pattern, key).ok_or_else(|| unknown(&pattern, &shown, key))?;
+        pattern.push(segment);
+        if !shown.is_empty() {
+            shown.push('.');
+        }
+        shown.push_str(key);
+    }
+    let pattern = pattern.join(".");
+    let kind = SETTINGS
+        .iter()
+        .find(|(setting, _)| *setting == pattern)
+        .map(|(_, kind)| *kind)
+        .ok_or_else(|| Error::NotASetting {
+            variable: variable.to_owned(),
+        })?;
+    let wrong = || Error::WrongType {
+        setting: shown.clone(),
+        expected: match kind {
+            Kind::Text => "text",
+            Kind::Integer => "a whole number",
+            Kind::Boolean => "true or false",
+        },
+    };
+    let value = match kind {
+        Kind::Text => Value::String(text),
+        Kind::Integer => Value::Integer(text.trim().parse().map_err(|_| wrong())?),
+        Kind::Boolean => Value::Boolean(text.trim().parse().map_err(|_| wrong())?),
+    };
+    insert(table, &keys, value).ok_or_else(wrong)
+}
+
+/// Puts the value at its place, making sections that are missing. `None` if a section of the file is not a table.
+fn insert(table: &mut Table, keys: &[String], value: Value) -> Option<()> {
+    let (last, sections) = keys.split_last()?;
+    let mut inner = table;
+    for section in sections {
+        inner = inner
+            .entry(section.clone())
+            .or_insert_with(|| Value::Table(Table::new()))
+            .as_table_mut()?;
+    }
+    inner.insert(last.clone(), value);
+    Some(())
+}
+
+/// What may come after this path.
+fn segments_after(pattern: &[String]) -> BTreeSet<&'static str> {
+    SETTINGS
+        .iter()
+        .filter_map(|(setting, _)| {
+            let mut segments = setting.split('.');
+            for wanted in pattern {
+                if segments.next()? != wanted {
+                    return None;
+                }
+            }
+            segments.next()
+        })
+        .collect()
+}
+
+fn known_segment(pattern: &[String], key: &str) -> Option<String> {
+    let known = segments_after(pattern);
+    if known.contains(key) && key != "*" && key != "[]" {
+        Some(key.to_owned())
+    } else {
+        known.contains("*").then(|| "*".to_owned())
+    }
+}
+
+fn unknown(pattern: &[String], shown: &str, key: &str) -> Error {
+    let place = |key: &str| match shown {
+        "" => key.to_owned(),
+        _ => format!("{shown}.{key}"),
+    };
+    let nearest = segments_after(pattern)
+        .into_iter()
+        .filter(|known| *known != "[]")
+        .max_by(|left, right| {
+            strsim::jaro_winkler(left, key).total_cmp(&strsim::jaro_winkler(right, key))
+        });
+    Error::UnknownSetting {
+        setting: place(key),
+        nearest: nearest.map(place),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[track_caller]
+    fn refused(file: &str, pairs: &[(&str, &str)], message: &str) {
+        let error = read(file, environment(pairs)).unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+
+    #[test]
+    fn nothing_is_a_configuration() {
+        let raw = read("", []).unwrap();
+        assert!(raw.silos.is_empty());
+        assert_eq!(raw.auth.developer, None);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_naming_the_nearest() {
+        refused(
+            "[silos.eu]\nrot = 'x'",
+            &[],
+            "unknown setting `silos.eu.rot`, did you mean `silos.eu.root`?",
+        );
+        refused(
+            "[limit]\nrecord_bytes = 1",
+            &[],
+            "unknown setting `limit`, did you mean `limits`?",
+        );
+        refused(
+            "[[auth.issuers]]\nisuer = 'x'",
+            &[],
+            "unknown setting `auth.issuers.isuer`, did you mean `auth.issuers.issuer`?",
+        );
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let raw = read(
+            "[limits]\nrecord_bytes = 10\nbatch_lines = 7\n[silos.eu]\nroot = 'a'",
+            environment(&[
+                ("TRAILHOUSE_LIMITS__RECORD_BYTES", "20"),
+                ("TRAILHOUSE_SILOS__EU__ROOT", "b"),
+                ("TRAILHOUSE_SILOS__US__HTTP", "127.0.0.1:1"),
+                ("TRAILHOUSE_AUTH__DEVELOPER", "false"),
+                ("TRAILHOUSE_CONFIG", "elsewhere"),
+                ("PATH", "/bin"),
+            ]),
+        )
+        .unwrap();
+        assert_eq!(raw.limits.record_bytes, Some(20));
+        assert_eq!(raw.limits.batch_lines, Some(7));
+        assert_eq!(raw.silos["eu"].root.as_deref(), Some("b"));
+        assert_eq!(raw.silos["us"].http.as_deref(), Some("127.0.0.1:1"));
+        assert_eq!(raw.auth.developer, Some(false));
+    }
+
+    #[test]
+    fn the_environment_is_as_strict_as_the_file() {
+        refused(
+            "",
+            &[("TRAILHOUSE_LIMITS__RECORD_BITES", "1")],
+            "unknown setting `limits.record_bites`, did you mean `limits.record_bytes`?",
+        );
+        refused(
+            "",
+            &[("TRAILHOUSE_LIMITS__RECORD_BYTES", "many")],
+            "`limits.record_bytes` takes a whole number",
+        );
+        refused(
+            "",
+            &[("TRAILHOUSE_SILOS__EU", "x")],
+            "`TRAILHOUSE_SILOS__EU` names a section, not a setting",
+        );
+    }
+
+    #[test]
+    fn the_table_of_settings_and_the_structures_agree() {
+        for (setting, kind) in SETTINGS {
+            let value = match kind {
+                Kind::Text => "'x'",
+                Kind::Integer => "1",
+                Kind::Boolean => "true",
+            };
+            if setting.contains("[]") {
+                continue;
+            }
+            let line = format!("{} = {value}", setting.replace('*', "eu"));
+            assert!(read(&line, []).is_ok(), "{line}");
+        }
+        let issuer = "[[auth.issuers]]\nissuer='i'\naudience='a'\njwks='j'\nprofile='okta'";
+        assert!(read(issuer, []).is_ok());
+    }
+}

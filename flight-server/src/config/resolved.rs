@@ -1,0 +1,532 @@
+//! Resolved settings: defaults filled in, every value parsed, and the whole checked for sense.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use catalog::context::ClaimProfile;
+use catalog::ids::SiloId;
+use url::Url;
+
+use super::Error;
+use super::raw::{RawAuth, RawConfig, RawIssuer, RawLimits, RawLog, RawSilo};
+use crate::limits::{BATCH_BYTES_CEILING, Limits, RECORD_BYTES_CEILING, SILOS_MAX};
+
+const DEFAULT_SILO: &str = "local";
+const DEFAULT_DATA: &str = "./trailhouse-data";
+const DEFAULT_KEYS: &str = "./trailhouse-keys";
+const DEFAULT_FLIGHT_PORT: u16 = 31337;
+const DEFAULT_HTTP_PORT: u16 = 31380;
+const DEFAULT_ADMIN_PORT: u16 = 31390;
+const LEEWAY_S_MAX: u64 = 300;
+
+/// Everything a process needs to know before it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the registry and the policies lie: below `control/` of this root.
+    pub control_root: Url,
+    /// The folder of the local key provider.
+    pub keys_folder: PathBuf,
+    /// The silos this process serves, in the order of their names; at least one.
+    pub silos: Vec<Silo>,
+    /// Where health and metrics are served.
+    pub admin: SocketAddr,
+    /// Whom to believe.
+    pub auth: Auth,
+    /// How much of everything.
+    pub limits: Limits,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// One silo and its two listeners.
+#[derive(Clone, Debug)]
+pub struct Silo {
+    /// Its name.
+    pub id: SiloId,
+    /// The root of its object storage.
+    pub root: Url,
+    /// Where Flight SQL is served for it.
+    pub flight: SocketAddr,
+    /// Where HTTP is served for it.
+    pub http: SocketAddr,
+}
+
+/// Whom to believe.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// Whether this process issues tokens itself, for development.
+    pub developer: bool,
+    /// How far clocks may be apart.
+    pub leeway: Duration,
+    /// How long a key set is used before it is fetched again.
+    pub jwks_refresh: Duration,
+    /// The issuers whose tokens are accepted.
+    pub issuers: Vec<Issuer>,
+}
+
+/// One trusted issuer.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// What `iss` has to be.
+    pub issuer: String,
+    /// What `aud` has to be or hold.
+    pub audience: String,
+    /// Where its public keys are.
+    pub jwks: Jwks,
+    /// How its claims are named.
+    pub profile: ClaimProfile,
+}
+
+/// Where a key set is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Jwks {
+    /// A file, read again when it is due.
+    File(PathBuf),
+    /// An address, fetched again when it is due.
+    Url(Url),
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// A filter as `tracing` reads it.
+    pub filter: String,
+    /// The shape of a line.
+    pub format: LogFormat,
+}
+
+/// The shape of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Config {
+    /// Every address this process listens on, with the setting that names it.
+    pub fn listeners(&self) -> impl Iterator<Item = (String, SocketAddr)> {
+        let silos = self.silos.iter().flat_map(|silo| {
+            [
+                (format!("silos.{}.flight", silo.id), silo.flight),
+                (format!("silos.{}.http", silo.id), silo.http),
+            ]
+        });
+        silos.chain([("admin.listen".to_owned(), self.admin)])
+    }
+}
+
+pub(super) fn resolve(raw: RawConfig) -> Result<Config, Error> {
+    let silos = silos(raw.silos)?;
+    let control_root = match raw.control.root {
+        Some(root) => root_url("control.root", &root)?,
+        None => first_root(&silos)?,
+    };
+    let keys_folder = raw.keys.folder.unwrap_or_else(|| DEFAULT_KEYS.to_owned());
+    let admin = address(
+        "admin.listen",
+        raw.admin.listen.as_deref(),
+        Some(DEFAULT_ADMIN_PORT),
+    )?;
+    let limits = limits(&raw.limits)?;
+    let log = log(raw.log)?;
+    let mut config = Config {
+        control_root,
+        keys_folder: absolute("keys.folder", &keys_folder)?,
+        silos,
+        admin,
+        auth: Auth {
+            developer: false,
+            leeway: Duration::ZERO,
+            jwks_refresh: Duration::ZERO,
+            issuers: Vec::new(),
+        },
+        limits,
+        log,
+    };
+    config.auth = auth(raw.auth, &config)?;
+    check_apart(&config)?;
+    Ok(config)
+}
+
+fn refused(setting: impl Into<String>, reason: impl Into<String>) -> Error {
+    Error::Refused {
+        setting: setting.into(),
+        reason: reason.into(),
+    }
+}
+
+fn silos(raw: BTreeMap<String, RawSilo>) -> Result<Vec<Silo>, Error> {
+    if raw.len() > SILOS_MAX {
+        return Err(refused("silos", format!("at most {SILOS_MAX}")));
+    }
+    if raw.is_empty() {
+        return Ok(vec![silo(DEFAULT_SILO, &RawSilo::default(), true)?]);
+    }
+    // The default ports go to a lone silo only: with several, each has to say where it listens.
+    let alone = raw.len() == 1;
+    raw.iter()
+        .map(|(name, settings)| silo(name, settings, alone))
+        .collect()
+}
+
+fn silo(name: &str, raw: &RawSilo, alone: bool) -> Result<Silo, Error> {
+    let setting = |key: &str| format!("silos.{name}.{key}");
+    let id =
+        SiloId::parse(name).map_err(|error| refused(format!("silos.{name}"), error.to_string()))?;
+    let root = match (&raw.root, alone) {
+        (Some(root), _) => root_url(&setting("root"), root)?,
+        (None, true) => root_url(&setting("root"), DEFAULT_DATA)?,
+        (None, false) => return Err(refused(setting("root"), "is missing")),
+    };
+    let port = |port: u16| alone.then_some(port);
+    Ok(Silo {
+        id,
+        root,
+        flight: address(
+            &setting("flight"),
+            raw.flight.as_deref(),
+            port(DEFAULT_FLIGHT_PORT),
+        )?,
+        http: address(
+            &setting("http"),
+            raw.http.as_deref(),
+            port(DEFAULT_HTTP_PORT),
+        )?,
+    })
+}
+
+fn first_root(silos: &[Silo]) -> Result<Url, Error> {
+    silos
+        .first()
+        .map(|silo| silo.root.clone())
+        .ok_or_else(|| refused("silos", "at least one is needed"))
+}
+
+fn absolute(setting: &str, path: &str) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(|error| refused(setting, error.to_string()))
+}
+
+/// A path or a `file://` URL, as the URL of a folder.
+fn root_url(setting: &str, text: &str) -> Result<Url, Error> {
+    let path = if text.contains("://") {
+        let url = Url::parse(text).map_err(|error| refused(setting, error.to_string()))?;
+        if url.scheme() != "file" {
+            return Err(refused(setting, "only file:// is served by this version"));
+        }
+        url.to_file_path()
+            .map_err(|()| refused(setting, "is not a path of this machine"))?
+    } else {
+        absolute(setting, text)?
+    };
+    Url::from_directory_path(&path).map_err(|()| refused(setting, "is not a path"))
+}
+
+fn address(setting: &str, text: Option<&str>, port: Option<u16>) -> Result<SocketAddr, Error> {
+    match (text, port) {
+        (Some(text), _) => text
+            .parse()
+            .map_err(|_| refused(setting, "an address like 127.0.0.1:31380 is needed")),
+        (None, Some(port)) => Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
+        (None, None) => Err(refused(setting, "is missing")),
+    }
+}
+
+fn auth(raw: RawAuth, config: &Config) -> Result<Auth, Error> {
+    let leeway_s = raw.leeway_s.unwrap_or(60);
+    if leeway_s > LEEWAY_S_MAX {
+        return Err(refused("auth.leeway_s", format!("at most {LEEWAY_S_MAX}")));
+    }
+    let issuers: Vec<Issuer> = raw
+        .issuers
+        .into_iter()
+        .map(issuer)
+        .collect::<Result<_, _>>()?;
+    let mut names: Vec<&str> = issuers.iter().map(|one| one.issuer.as_str()).collect();
+    names.sort_unstable();
+    if names.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(refused("auth.issuers", "an issuer is named twice"));
+    }
+    let developer = raw.developer.unwrap_or(issuers.is_empty());
+    let outside = config
+        .listeners()
+        .find(|(_, address)| !address.ip().is_loopback());
+    match outside {
+        Some((setting, _)) if developer => Err(refused(
+            setting,
+            "the development issuer runs on loopback addresses only: \
+             configure [[auth.issuers]] and set auth.developer = false",
+        )),
+        _ if !developer && issuers.is_empty() => {
+            Err(refused("auth.issuers", "nobody could call: configure one"))
+        }
+        _ => Ok(Auth {
+            developer,
+            leeway: Duration::from_secs(leeway_s),
+            jwks_refresh: Duration::from_secs(raw.jwks_refresh_s.unwrap_or(600).max(30)),
+            issuers,
+        }),
+    }
+}
+
+fn issuer(raw: RawIssuer) -> Result<Issuer, Error> {
+    let profile = raw.profile.as_deref().unwrap_or("generic");
+    let profile = ClaimProfile::parse(profile).ok_or_else(|| {
+        refused(
+            "auth.issuers.profile",
+            "one of generic, azuread, okta, auth0",
+        )
+    })?;
+    if raw.issuer.is_empty() || raw.audience.is_empty() {
+        return Err(refused("auth.issuers", "issuer and audience are needed"));
+    }
+    Ok(Issuer {
+        issuer: raw.issuer,
+        audience: raw.audience,
+        jwks: jwks(&raw.jwks)?,
+        profile,
+    })
+}
+
+fn jwks(text: &str) -> Result<Jwks, Error> {
+    const SETTING: &str = "auth.issuers.jwks";
+    if !text.contains("://") {
+        return Ok(Jwks::File(absolute(SETTING, text)?));
+    }
+    let url = Url::parse(text).map_err(|error| refused(SETTING, error.to_string()))?;
+    let loopback = match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    match url.scheme() {
+        "https" => Ok(Jwks::Url(url)),
+        // Whoever can change the keys on their way can sign any token.
+        "http" if loopback => Ok(Jwks::Url(url)),
+        "http" => Err(refused(SETTING, "https is needed beyond this machine")),
+        _ => Err(refused(SETTING, "a file or an https:// address is needed")),
+    }
+}
+
+fn limits(raw: &RawLimits) -> Result<Limits, Error> {
+    let default = Limits::default();
+    let seconds =
+        |value: Option<u64>, default: Duration| value.map_or(default, Duration::from_secs);
+    let limits = Limits {
+        record_bytes_max: raw.record_bytes.unwrap_or(default.record_bytes_max),
+        batch_bytes_max: raw.batch_bytes.unwrap_or(default.batch_bytes_max),
+        batch_lines_max: raw.batch_lines.unwrap_or(default.batch_lines_max),
+        query_memory_bytes_max: raw
+            .query_memory_bytes
+            .unwrap_or(default.query_memory_bytes_max),
+        query_time_max: seconds(raw.query_time_s, default.query_time_max),
+        metric_tenants_max: raw.metric_tenants.unwrap_or(default.metric_tenants_max),
+        shutdown_time_max: seconds(raw.shutdown_s, default.shutdown_time_max),
+    };
+    let within = |setting: &str, value: usize, max: usize| {
+        if (1..=max).contains(&value) {
+            Ok(())
+        } else {
+            Err(refused(format!("limits.{setting}"), format!("1 to {max}")))
+        }
+    };
+    within(
+        "record_bytes",
+        limits.record_bytes_max,
+        RECORD_BYTES_CEILING,
+    )?;
+    within("batch_bytes", limits.batch_bytes_max, BATCH_BYTES_CEILING)?;
+    within("batch_lines", limits.batch_lines_max, 1_000_000)?;
+    within("metric_tenants", limits.metric_tenants_max, 100_000)?;
+    if limits.record_bytes_max > limits.batch_bytes_max {
+        return Err(refused("limits.batch_bytes", "less than one record"));
+    }
+    if limits.query_memory_bytes_max < 16 * 1024 * 1024 {
+        return Err(refused("limits.query_memory_bytes", "16777216 at least"));
+    }
+    if limits.query_time_max.is_zero() {
+        return Err(refused("limits.query_time_s", "1 at least"));
+    }
+    Ok(limits)
+}
+
+fn log(raw: RawLog) -> Result<Log, Error> {
+    let format = match raw.format.as_deref().unwrap_or("json") {
+        "json" => LogFormat::Json,
+        "text" => LogFormat::Text,
+        _ => return Err(refused("log.format", "one of json, text")),
+    };
+    let filter = raw.filter.unwrap_or_else(|| "info".to_owned());
+    if tracing_subscriber::EnvFilter::try_new(&filter).is_err() {
+        return Err(refused(
+            "log.filter",
+            "not a filter like `info` or `engine=debug,warn`",
+        ));
+    }
+    Ok(Log { filter, format })
+}
+
+/// Two silos in one place, keys among the data, or two listeners on one address are mistakes that would show late.
+fn check_apart(config: &Config) -> Result<(), Error> {
+    for (index, one) in config.silos.iter().enumerate() {
+        for other in &config.silos[index + 1..] {
+            let (left, right) = (one.root.as_str(), other.root.as_str());
+            if left.starts_with(right) || right.starts_with(left) {
+                let setting = format!("silos.{}.root", other.id);
+                return Err(refused(setting, format!("overlaps with silo {}", one.id)));
+            }
+        }
+        if let Ok(root) = one.root.to_file_path()
+            && config.keys_folder.starts_with(&root)
+        {
+            // A copy of the data folder must not bring the keys along.
+            return Err(refused("keys.folder", "must lie outside the data"));
+        }
+    }
+    let mut seen: Vec<SocketAddr> = Vec::new();
+    for (setting, address) in config.listeners() {
+        if address.port() != 0 && seen.contains(&address) {
+            return Err(refused(setting, "another listener has this address"));
+        }
+        seen.push(address);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::from_text;
+    use super::*;
+
+    #[track_caller]
+    fn refuses(file: &str, setting: &str) {
+        match from_text(file, []).unwrap_err() {
+            Error::Refused { setting: found, .. } => assert_eq!(found, setting),
+            error => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn nothing_gives_one_silo_on_loopback_with_the_development_issuer() {
+        let config = from_text("", []).unwrap();
+        assert_eq!(config.silos.len(), 1);
+        let silo = &config.silos[0];
+        assert_eq!(silo.id.as_str(), "local");
+        assert_eq!(silo.flight.to_string(), "127.0.0.1:31337");
+        assert_eq!(silo.http.to_string(), "127.0.0.1:31380");
+        assert_eq!(config.admin.to_string(), "127.0.0.1:31390");
+        assert!(silo.root.as_str().ends_with("/trailhouse-data/"));
+        assert_eq!(config.control_root, silo.root);
+        assert!(config.keys_folder.is_absolute());
+        assert!(config.auth.developer);
+        assert_eq!(config.auth.leeway, Duration::from_secs(60));
+        assert_eq!(config.limits, Limits::default());
+    }
+
+    const TWO: &str = "
+        [silos.us]
+        root = '/srv/us'
+        flight = '127.0.0.1:2'
+        http = '127.0.0.1:3'
+        [silos.eu]
+        root = '/srv/eu'
+        flight = '127.0.0.1:4'
+        http = '127.0.0.1:5'
+    ";
+
+    #[test]
+    fn two_silos_have_their_own_roots_and_listeners() {
+        let config = from_text(TWO, []).unwrap();
+        let names: Vec<_> = config.silos.iter().map(|silo| silo.id.as_str()).collect();
+        assert_eq!(names, ["eu", "us"]);
+        assert_eq!(config.control_root.as_str(), "file:///srv/eu/");
+        assert_eq!(config.listeners().count(), 5);
+    }
+
+    #[test]
+    fn several_silos_have_to_say_where_they_listen() {
+        refuses(
+            "[silos.a]\nroot='/a'\n[silos.b]\nroot='/b'",
+            "silos.a.flight",
+        );
+        refuses("[silos.a]\n[silos.b]", "silos.a.root");
+    }
+
+    #[test]
+    fn what_would_collide_is_refused() {
+        refuses(&TWO.replace("/srv/us", "/srv/eu/us"), "silos.us.root");
+        refuses(
+            &TWO.replace("127.0.0.1:5", "127.0.0.1:2"),
+            "silos.us.flight",
+        );
+        refuses(
+            &format!("keys.folder = '/srv/eu/keys'\n{TWO}"),
+            "keys.folder",
+        );
+    }
+
+    #[test]
+    fn the_development_issuer_stays_on_loopback() {
+        let outside = TWO.replace("127.0.0.1:2", "0.0.0.0:2");
+        refuses(&outside, "silos.us.flight");
+        refuses(
+            &format!("auth.developer = true\n{outside}"),
+            "silos.us.flight",
+        );
+        refuses(
+            &format!("admin.listen = '10.0.0.1:9'\n{TWO}"),
+            "admin.listen",
+        );
+        let issuer = "
+            [[auth.issuers]]
+            issuer = 'https://id.example'
+            audience = 'trailhouse'
+            jwks = 'https://id.example/keys'
+            profile = 'okta'
+        ";
+        let config = from_text(&format!("{outside}{issuer}"), []).unwrap();
+        assert!(!config.auth.developer);
+        assert_eq!(config.auth.issuers.len(), 1);
+        refuses(&format!("{outside}{issuer}{issuer}"), "auth.issuers");
+    }
+
+    #[test]
+    fn somebody_has_to_be_believed() {
+        refuses("auth.developer = false", "auth.issuers");
+    }
+
+    #[test]
+    fn keys_are_not_fetched_in_the_clear() {
+        let issuer =
+            |jwks: &str| format!("[[auth.issuers]]\nissuer='i'\naudience='a'\njwks='{jwks}'");
+        refuses(&issuer("http://id.example/keys"), "auth.issuers.jwks");
+        refuses(&issuer("ftp://id.example/keys"), "auth.issuers.jwks");
+        assert!(from_text(&issuer("http://127.0.0.1:9/keys"), []).is_ok());
+        let config = from_text(&issuer("keys.json"), []).unwrap();
+        assert!(matches!(&config.auth.issuers[0].jwks, Jwks::File(path) if path.is_absolute()));
+    }
+
+    #[test]
+    fn limits_and_logs_are_checked() {
+        refuses("limits.record_bytes = 0", "limits.record_bytes");
+        refuses("limits.record_bytes = 99999999", "limits.record_bytes");
+        refuses("limits.batch_bytes = 10", "limits.batch_bytes");
+        refuses("limits.query_memory_bytes = 1", "limits.query_memory_bytes");
+        refuses("log.format = 'xml'", "log.format");
+        refuses("auth.leeway_s = 3600", "auth.leeway_s");
+        refuses("admin.listen = 'localhost'", "admin.listen");
+        refuses("control.root = 's3://bucket'", "control.root");
+    }
+
+    #[test]
+    fn the_example_file_is_a_configuration() {
+        let text = include_str!("../../../trailhouse.example.toml");
+        let config = from_text(text, []).unwrap();
+        assert_eq!(config.limits, Limits::default());
+        assert!(config.auth.developer);
+    }
+}
