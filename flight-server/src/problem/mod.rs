@@ -3,6 +3,7 @@
 //! Invariant: this is the only module that turns a failure of the crates below into a status, and no problem carries a
 //! data value, another tenant's id, a path or SQL of ours.
 
+mod cause;
 mod slug;
 mod status;
 
