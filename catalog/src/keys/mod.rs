@@ -8,9 +8,16 @@
 //! file DEK           random per file, never stored unwrapped
 //! ```
 
+mod cache;
+#[cfg(test)]
+mod contract;
 mod envelope;
 mod kms;
+mod local;
+mod ring;
 mod secret;
+mod stored;
+mod tenant;
 
 pub(crate) use envelope::push_prefixed;
 pub use envelope::{
@@ -18,4 +25,8 @@ pub use envelope::{
     open, open_key, seal, seal_key,
 };
 pub use kms::{KeyError, KeyId, Kms, SigningKeyId};
+pub use local::LocalKms;
+pub use ring::{KEY_LIFETIME_MAX, KeyRing};
 pub use secret::{KEY_LEN, SecretKey};
+pub use stored::root_secret;
+pub use tenant::{TenantKeys, TenantSecret};
