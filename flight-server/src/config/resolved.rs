@@ -20,6 +20,8 @@ const DEFAULT_FLIGHT_PORT: u16 = 31337;
 const DEFAULT_HTTP_PORT: u16 = 31380;
 const DEFAULT_ADMIN_PORT: u16 = 31390;
 const LEEWAY_S_MAX: u64 = 300;
+/// Libraries log at `info` what operators did not ask for.
+const DEFAULT_FILTER: &str = "warn,catalog=info,engine=info,flight_server=info";
 
 /// Everything a process needs to know before it starts.
 #[derive(Clone, Debug)]
@@ -360,7 +362,7 @@ fn log(raw: RawLog) -> Result<Log, Error> {
         "text" => LogFormat::Text,
         _ => return Err(refused("log.format", "one of json, text")),
     };
-    let filter = raw.filter.unwrap_or_else(|| "info".to_owned());
+    let filter = raw.filter.unwrap_or_else(|| DEFAULT_FILTER.to_owned());
     if tracing_subscriber::EnvFilter::try_new(&filter).is_err() {
         return Err(refused(
             "log.filter",

@@ -1,0 +1,205 @@
+//! What an operator sees: logs without values, and metrics whose number is bounded.
+//!
+//! Logs are lines of JSON. A request's span carries transport, route, correlation id and tenant, so that every event
+//! within it does; headers, bodies, statements and paths are never fields.
+
+mod labels;
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use catalog::ids::TenantId;
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use crate::config::{Log, LogFormat};
+use labels::BoundedTenants;
+
+/// Crates that would log headers, and so tokens, or values if they were allowed to say more than warnings.
+const MUFFLED: &[&str] = &[
+    "h2",
+    "hyper",
+    "hyper_util",
+    "reqwest",
+    "rustls",
+    "tonic",
+    "tower",
+    "datafusion",
+    "sqlparser",
+];
+
+/// Why nothing can be observed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The filter of the logs does not parse.
+    #[error("the log filter does not parse")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// Something else in this process logs already.
+    #[error("logging is set up already")]
+    Logging(#[from] TryInitError),
+    /// The recorder of the metrics cannot be made.
+    #[error("metrics cannot be set up")]
+    Metrics(#[from] BuildError),
+    /// Something else in this process records metrics already.
+    #[error("metrics are recorded elsewhere already")]
+    Recorder,
+}
+
+/// Starts logging to standard error; standard output belongs to the command line.
+///
+/// # Errors
+/// When the filter does not parse, or the process logs already.
+pub fn log(config: &Log) -> Result<(), Error> {
+    let mut filter = EnvFilter::try_new(&config.filter)?;
+    for target in MUFFLED {
+        // Added last, so that it wins over what the configuration says.
+        filter = filter.add_directive(format!("{target}=warn").parse()?);
+    }
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match config.format {
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .finish()
+            .try_init()?,
+        LogFormat::Text => lines.with_ansi(false).finish().try_init()?,
+    }
+    Ok(())
+}
+
+/// The metrics of this process, as Prometheus reads them.
+///
+/// The `metrics` facade has one recorder a process, so this is the one thing here that is shared by all services of a
+/// process. Tenants beyond the limit share the label `other`, whoever records.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    /// Installs the recorder; the second call in a process gives the same one.
+    ///
+    /// # Errors
+    /// When the process has another recorder.
+    pub fn install(tenants_max: usize) -> Result<Self, Error> {
+        static INSTALLED: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+        // Upper bounds in seconds: from a cached answer to a query that runs into its limit.
+        const BUCKETS: &[f64] = &[
+            0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0, 300.0,
+        ];
+        let builder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), BUCKETS)?;
+        let handle = INSTALLED.get_or_init(|| {
+            let recorder = builder.build_recorder();
+            let handle = recorder.handle();
+            let bounded = BoundedTenants::new(recorder, tenants_max);
+            metrics::set_global_recorder(bounded).ok().map(|()| handle)
+        });
+        let handle = handle.clone().ok_or(Error::Recorder)?;
+        describe();
+        Ok(Self { handle })
+    }
+
+    /// The text that Prometheus scrapes.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Folds the samples since the last call into the histograms; without it they would pile up between scrapes.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+fn describe() {
+    metrics::describe_counter!(
+        "trailhouse_requests_total",
+        "Requests by transport, route, tenant and outcome"
+    );
+    metrics::describe_histogram!(
+        "trailhouse_request_seconds",
+        "Time from a request's headers to its answer's"
+    );
+    metrics::describe_counter!(
+        "trailhouse_ingest_records_total",
+        "Records taken in, by tenant and outcome"
+    );
+    metrics::describe_histogram!(
+        "trailhouse_ingest_seconds",
+        "Time from a parsed request to durable receipts"
+    );
+    metrics::describe_counter!(
+        "trailhouse_auth_refusals_total",
+        "Tokens refused, by reason"
+    );
+}
+
+/// Counts one finished request. `outcome` is the status, or the slug of a gRPC problem: a bounded set either way.
+pub fn request(
+    transport: &'static str,
+    route: &'static str,
+    tenant: Option<&TenantId>,
+    outcome: String,
+    elapsed: Duration,
+) {
+    let tenant = tenant.map_or_else(|| "none".to_owned(), ToString::to_string);
+    metrics::counter!("trailhouse_requests_total",
+        "transport" => transport, "route" => route, "tenant" => tenant.clone(), "outcome" => outcome)
+    .increment(1);
+    metrics::histogram!("trailhouse_request_seconds",
+        "transport" => transport, "route" => route, "tenant" => tenant)
+    .record(elapsed.as_secs_f64());
+}
+
+/// Counts what became of records that came in.
+pub fn ingested(tenant: &TenantId, outcome: &'static str, records: u64) {
+    metrics::counter!("trailhouse_ingest_records_total",
+        "tenant" => tenant.to_string(), "outcome" => outcome)
+    .increment(records);
+}
+
+/// Records how long it took until everything of one request was durable.
+pub fn ingest_took(tenant: &TenantId, elapsed: Duration) {
+    metrics::histogram!("trailhouse_ingest_seconds", "tenant" => tenant.to_string())
+        .record(elapsed.as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_recorded_is_rendered_with_buckets() {
+        let metrics = Metrics::install(10).unwrap();
+        let tenant = TenantId::parse("observed").unwrap();
+        request(
+            "http",
+            "records",
+            Some(&tenant),
+            "200".to_owned(),
+            Duration::from_millis(3),
+        );
+        ingested(&tenant, "accepted", 5);
+        let text = metrics.render();
+        let line = r#"trailhouse_requests_total{transport="http",route="records",tenant="observed",outcome="200"} 1"#;
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains(r#"le="0.005"} 1"#), "{text}");
+        assert!(text.contains(
+            r#"trailhouse_ingest_records_total{tenant="observed",outcome="accepted"} 5"#
+        ));
+    }
+
+    #[test]
+    fn installing_again_gives_the_same_metrics() {
+        let (one, two) = (Metrics::install(10).unwrap(), Metrics::install(10).unwrap());
+        metrics::counter!("trailhouse_test_same_total").increment(1);
+        assert!(one.render().contains("trailhouse_test_same_total"));
+        assert!(two.render().contains("trailhouse_test_same_total"));
+    }
+}
