@@ -246,6 +246,7 @@ async fn foreign_objects_are_passed_over(store: Arc<dyn ObjectStore>) {
     let deeper = folder.join("deeper").join(format!("{:020}", 2));
     plant(&store, &deeper, Bytes::new()).await;
     assert_eq!(documents.versions(KIND, "h1").await.unwrap(), [1]);
+    assert_eq!(documents.get(KIND, "h1", 0).await.unwrap(), None);
     assert_eq!(documents.latest(KIND, "h1").await.unwrap().unwrap().0, 1);
 }
 

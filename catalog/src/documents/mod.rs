@@ -177,6 +177,9 @@ impl Documents {
         version: u64,
     ) -> Result<Option<Bytes>, DocumentError> {
         let name = Name::new(kind, id)?;
+        if version == 0 {
+            return Ok(None);
+        }
         self.read(&name, version).await
     }
 
@@ -291,7 +294,7 @@ impl Documents {
         let highest = self.highest_seen(name).unwrap_or(0);
         let got = match self.store.get(&self.path(name, version)).await {
             Ok(got) => got,
-            Err(object_store::Error::NotFound { .. }) if version == 0 || version > highest => {
+            Err(object_store::Error::NotFound { .. }) if version > highest => {
                 return Ok(None);
             }
             Err(object_store::Error::NotFound { .. }) => {

@@ -51,6 +51,9 @@ pub enum KeyError {
     /// The key id names another silo.
     #[error("the key belongs to another silo")]
     WrongSilo,
+    /// This process does not serve the silo.
+    #[error("this process does not serve the silo")]
+    UnknownSilo,
     /// The tenant's key documents cannot be used.
     #[error("the tenant's key documents cannot be used")]
     Documents(#[source] DocumentError),

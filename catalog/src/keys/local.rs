@@ -17,9 +17,8 @@
 //! it is written and synced under a temporary name and then hard-linked, so that two processes that start at the same
 //! time agree on one master key.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +26,7 @@ use async_trait::async_trait;
 use ed25519_dalek::{Signer, SigningKey};
 use zeroize::Zeroizing;
 
+use super::owner_files::{create_file, exists, make_folder, read_exactly, sync_parent};
 use super::{
     KEY_LEN, KeyError, KeyId, Kms, SEALED_KEY_LEN, SecretKey, SigningKeyId, open_key, seal_key,
 };
@@ -63,6 +63,8 @@ impl LocalKms {
                 read_master(&master_path)?.ok_or(KeyError::Unknown)?
             }
         };
+        // Another process may have linked the key just now; what is made under it must not outlive it.
+        sync_parent(&master_path).map_err(KeyError::unavailable)?;
         Ok(Self(Arc::new(Folder {
             path: folder.to_owned(),
             master,
@@ -176,6 +178,7 @@ impl Folder {
     fn create_key(&self, path: &Path, id: &str) -> Result<bool, KeyError> {
         if let Some(silo_folder) = path.parent() {
             make_folder(silo_folder)?;
+            sync_parent(silo_folder).map_err(KeyError::unavailable)?;
         }
         let key = SecretKey::random(&*self.random);
         let sealed = seal_key(&self.master, &*self.random, id.as_bytes(), &key)?;
@@ -278,31 +281,6 @@ impl Folder {
     }
 }
 
-/// The version in `<opaque>.v<N>.kek` or `<opaque>.v<N>.destroyed`.
-fn version_in(file_name: &str, opaque: &str) -> Option<u64> {
-    let rest = file_name.strip_prefix(opaque)?.strip_prefix(".v")?;
-    let (version, extension) = rest.split_once('.')?;
-    matches!(extension, "kek" | "destroyed")
-        .then(|| crate::ids::parse_version(version))
-        .flatten()
-}
-
-/// Makes a folder for the owner alone; one that is there must not let others put files into it.
-fn make_folder(path: &Path) -> Result<(), KeyError> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => sync_parent(path).map_err(KeyError::unavailable),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            let metadata = fs::metadata(path).map_err(KeyError::unavailable)?;
-            if metadata.permissions().mode() & 0o022 == 0 {
-                Ok(())
-            } else {
-                Err(KeyError::Exposed)
-            }
-        }
-        Err(error) => Err(KeyError::unavailable(error)),
-    }
-}
-
 fn read_master(path: &Path) -> Result<Option<SecretKey>, KeyError> {
     let mut bytes = Zeroizing::new([0; KEY_LEN]);
     if read_exactly(path, &mut bytes[..])? {
@@ -312,62 +290,19 @@ fn read_master(path: &Path) -> Result<Option<SecretKey>, KeyError> {
     }
 }
 
-/// Fills `bytes` from a file of just that length, which only its owner may read; `false` if there is none.
-fn read_exactly(path: &Path, bytes: &mut [u8]) -> Result<bool, KeyError> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(KeyError::unavailable(error)),
-    };
-    let metadata = file.metadata().map_err(KeyError::unavailable)?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(KeyError::Exposed);
-    }
-    if metadata.len() != bytes.len() as u64 {
-        return Err(KeyError::Malformed);
-    }
-    file.read_exact(bytes).map_err(KeyError::unavailable)?;
-    Ok(true)
-}
-
-fn exists(path: &Path) -> Result<bool, KeyError> {
-    path.try_exists().map_err(KeyError::unavailable)
-}
-
-/// Creates a whole, durable file; `false` if there is one of that name, which is then left as it is.
-fn create_file(path: &Path, bytes: &[u8], random: &dyn Random) -> Result<bool, KeyError> {
-    let suffix = u64::from_le_bytes(clock::array(random));
-    let temporary = path.with_file_name(format!(".new-{suffix:016x}"));
-    let outcome = write_synced(&temporary, bytes).and_then(|()| fs::hard_link(&temporary, path));
-    let removed = fs::remove_file(&temporary);
-    match outcome.and(removed) {
-        Ok(()) => sync_parent(path)
-            .map(|()| true)
-            .map_err(KeyError::unavailable),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && exists(path)? => Ok(false),
-        Err(error) => Err(KeyError::unavailable(error)),
-    }
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => File::open(parent)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    }
+/// The version in `<opaque>.v<N>.kek` or `<opaque>.v<N>.destroyed`.
+fn version_in(file_name: &str, opaque: &str) -> Option<u64> {
+    let rest = file_name.strip_prefix(opaque)?.strip_prefix(".v")?;
+    let (version, extension) = rest.split_once('.')?;
+    matches!(extension, "kek" | "destroyed")
+        .then(|| crate::ids::parse_version(version))
+        .flatten()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::clock::SystemRandom;
     use crate::keys::contract;
@@ -393,7 +328,7 @@ mod tests {
     #[tokio::test]
     async fn the_contract_holds() {
         let parent = tempfile::tempdir().unwrap();
-        contract::check(&open(&parent.path().join("keys")).unwrap()).await;
+        contract::check(&open(&parent.path().join("deeper/keys")).unwrap()).await;
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ mod contract;
 mod envelope;
 mod kms;
 mod local;
+mod owner_files;
 mod ring;
 mod secret;
 mod stored;

@@ -30,6 +30,15 @@ impl TenantKeys {
         })
     }
 
+    pub(crate) fn silos(&self) -> [&SiloId; 4] {
+        [
+            self.data.silo(),
+            self.evidence.silo(),
+            self.control.silo(),
+            self.signing.silo(),
+        ]
+    }
+
     /// The wrapping key for this purpose.
     pub fn wrapping(&self, purpose: KeyPurpose) -> &KeyId {
         match purpose {
