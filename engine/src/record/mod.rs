@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! bytes  --json-->  Value  --parse-->  AuditRecord  --redact-->  StoredRecord  --batch-->  RecordBatch
-//!                                        \--canonical--> payload hash
+//!                                        \--canonical--> payload hash                        --restore--> the reader's
 //! ```
 //! Invariant: everything here is pure. No I/O, no clock of its own, no DataFusion, no deltalake.
 
+pub mod json;
 pub mod schema;
+
+pub use json::Violation;
