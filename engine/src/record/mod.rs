@@ -6,7 +6,10 @@
 //! ```
 //! Invariant: everything here is pure. No I/O, no clock of its own, no DataFusion, no deltalake.
 
+mod fields;
 pub mod json;
+pub mod parse;
 pub mod schema;
 
 pub use json::Violation;
+pub use parse::{AuditRecord, Refusal, Terms, parse};
