@@ -6,6 +6,7 @@
 //! ```
 //! Invariant: everything here is pure. No I/O, no clock of its own, no DataFusion, no deltalake.
 
+pub mod canonical;
 mod fields;
 pub mod json;
 pub mod parse;
