@@ -7,10 +7,17 @@
 //! Invariant: everything here is pure. No I/O, no clock of its own, no DataFusion, no deltalake.
 
 pub mod canonical;
+mod change;
 mod fields;
 pub mod json;
 pub mod parse;
+pub mod redact;
+pub mod restore;
 pub mod schema;
+pub mod stored;
 
+pub use change::Secrets;
 pub use json::Violation;
 pub use parse::{AuditRecord, Refusal, Terms, parse};
+pub use redact::{Placement, Redactor};
+pub use stored::{Promoted, StoredRecord};
