@@ -6,6 +6,7 @@
 //! ```
 //! Invariant: everything here is pure. No I/O, no clock of its own, no DataFusion, no deltalake.
 
+pub mod batch;
 pub mod canonical;
 mod change;
 mod fields;
