@@ -203,6 +203,11 @@ impl StreamName {
         Self("audit.default".into())
     }
 
+    /// `audit.security`: what concerns the security of the tenant's own systems.
+    pub fn audit_security() -> Self {
+        Self("audit.security".into())
+    }
+
     /// `audit.evidence`: the decisions themselves.
     pub fn evidence() -> Self {
         Self("audit.evidence".into())

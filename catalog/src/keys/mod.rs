@@ -20,6 +20,7 @@ mod secret;
 mod stored;
 mod tenant;
 
+pub(crate) use cache::Cache;
 pub(crate) use envelope::push_prefixed;
 pub use envelope::{
     EpochKey, KeyPurpose, NONCE_LEN, SEALED_KEY_LEN, TAG_LEN, Unauthentic, WrapAad, WrappedEpoch,
