@@ -13,6 +13,8 @@ pub mod column;
 mod parse;
 pub mod path;
 pub mod rule;
+pub mod signed;
+pub mod store;
 
 pub use bundle::{
     Bundle, BundleRefused, ColumnName, ExportPolicy, FieldRule, PinnedPolicy, QueryMode,
@@ -20,3 +22,5 @@ pub use bundle::{
 };
 pub use path::{FieldPath, PathError, Step};
 pub use rule::{Generalize, MaskProfile, MaskRule, WriteRule};
+pub use signed::{SignedBundle, Unverified};
+pub use store::{CurrentPolicy, Error, Policies};
