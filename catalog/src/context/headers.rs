@@ -1,7 +1,12 @@
 //! What a request says beside its token: HTTP headers and gRPC metadata, which are the same to us.
 
+use std::collections::BTreeSet;
+
 use crate::clock::Random;
-use crate::ids::CorrelationId;
+use crate::guard::Denial;
+use crate::ids::{CorrelationId, TenantId};
+
+use super::role::Role;
 
 /// Characters of the longest free text taken from a header.
 const TEXT_MAX: usize = 256;
@@ -10,9 +15,9 @@ const TEXT_MAX: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IngressHeaders {
     /// Everything that names a tenant.
-    pub(super) tenants: Vec<String>,
-    pub(super) roles: Vec<String>,
-    pub(super) data_silo: Option<String>,
+    tenants: Vec<String>,
+    roles: Vec<String>,
+    data_silo: Option<String>,
     pub(super) edition: Option<String>,
     pub(super) purpose: Option<String>,
     trace_id: Option<String>,
@@ -64,6 +69,40 @@ impl IngressHeaders {
     #[must_use]
     pub fn correlation(&self) -> &CorrelationId {
         &self.correlation
+    }
+
+    /// The silo the caller expects: noted in logs, and never decided upon.
+    #[must_use]
+    pub fn data_silo(&self) -> Option<&str> {
+        self.data_silo.as_deref()
+    }
+
+    /// The one tenant that all headers name.
+    pub(super) fn tenant(&self) -> Result<Option<TenantId>, Denial> {
+        let mut named: Option<TenantId> = None;
+        for text in &self.tenants {
+            let tenant = TenantId::from_stored(text).map_err(|_| Denial::InvalidTenantFormat)?;
+            if named.as_ref().is_some_and(|named| *named != tenant) {
+                return Err(Denial::TenantMismatch);
+            }
+            named = Some(tenant);
+        }
+        Ok(named)
+    }
+
+    /// The role the caller wants to act in, which must be one of theirs.
+    pub(super) fn chosen_role(&self, own: &BTreeSet<Role>) -> Result<Option<Role>, Denial> {
+        let Some((first, rest)) = self.roles.split_first() else {
+            return Ok(None);
+        };
+        let role = Role::parse_profile(first).filter(|role| own.contains(role));
+        let one = rest.iter().all(|other| other == first);
+        match role {
+            Some(role) if one => Ok(Some(role)),
+            Some(_) | None => Err(Denial::Forbidden {
+                needs: "one role that the token has, where a role is chosen",
+            }),
+        }
     }
 
     /// The W3C trace id, 32 hexadecimal digits.

@@ -10,7 +10,9 @@ mod role;
 use std::collections::BTreeSet;
 
 use crate::clock::Timestamp;
+use crate::guard::Denial;
 use crate::ids::{CorrelationId, SiloId, TenantId};
+use crate::tenant::Registry;
 
 pub use claims::{ClaimProfile, VerifiedClaims};
 pub use headers::IngressHeaders;
@@ -35,6 +37,43 @@ pub struct TenantContext {
 }
 
 impl TenantContext {
+    /// Puts a request's identity together. [`crate::guard::Gate::identify`] does this and records what is refused.
+    ///
+    /// # Errors
+    /// [`Denial::MissingTenant`], [`Denial::InvalidTenantFormat`] and [`Denial::TenantMismatch`] about the tenant,
+    /// [`Denial::Forbidden`] for a role or a tenant the token may not have, [`Denial::Unavailable`] when the registry
+    /// had to be asked and does not answer.
+    pub async fn resolve(
+        claims: &VerifiedClaims,
+        headers: &IngressHeaders,
+        registry: &Registry,
+    ) -> Result<Self, Denial> {
+        let subject = claims.subject()?;
+        let tenant = match (claims.tenant()?, headers.tenant()?) {
+            (Some(claimed), Some(named)) if claimed != named => return Err(Denial::TenantMismatch),
+            (Some(claimed), _) => claimed,
+            (None, Some(named)) => bound(registry, named, claims, &subject).await?,
+            (None, None) => return Err(Denial::MissingTenant),
+        };
+        let roles = claims.roles();
+        let chosen_role = headers.chosen_role(&roles)?;
+        Ok(Self {
+            tenant,
+            subject,
+            client: claims.client(),
+            roles,
+            scopes: claims.scopes(),
+            chosen_role,
+            edition: claims.edition().or_else(|| headers.edition.clone()),
+            data_silo: claims.data_silo()?,
+            org_unit: claims.org_unit(),
+            purpose: claims.purpose().or_else(|| headers.purpose.clone()),
+            correlation: headers.correlation().clone(),
+            trace_id: headers.trace_id().map(str::to_owned),
+            expires_at: claims.expires_at,
+        })
+    }
+
     /// The one tenant of this request.
     #[must_use]
     pub fn tenant(&self) -> &TenantId {
@@ -118,5 +157,34 @@ impl TenantContext {
     #[must_use]
     pub fn expires_at(&self) -> Timestamp {
         self.expires_at
+    }
+}
+
+/// The tenant that only a header names, if the registry binds the principal to it. Otherwise the header does not count,
+/// and the answer is the same whether or not such a tenant exists.
+async fn bound(
+    registry: &Registry,
+    named: TenantId,
+    claims: &VerifiedClaims,
+    subject: &str,
+) -> Result<TenantId, Denial> {
+    if named.is_system() {
+        return Err(Denial::MissingTenant);
+    }
+    let record = registry.get(&named).await.map_err(|error| {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the registry could not be asked for a binding"
+        );
+        Denial::Unavailable
+    })?;
+    let qualified = format!("{} {subject}", claims.issuer);
+    let binds = record.is_some_and(|record| {
+        record.principals.contains(subject) || record.principals.contains(&qualified)
+    });
+    if binds {
+        Ok(named)
+    } else {
+        Err(Denial::MissingTenant)
     }
 }

@@ -3,6 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
 use crate::clock::Timestamp;
 use crate::context::{Role, Scope};
 use crate::ids::{CorrelationId, SiloId, StreamName, TenantId};
@@ -59,5 +64,46 @@ impl Decision {
     #[must_use]
     pub fn about(&self) -> &TenantId {
         self.target.as_ref().unwrap_or(&self.tenant)
+    }
+}
+
+/// Gives a decision its id. RFC 8785 makes the form the same wherever and whenever it is computed.
+pub(super) fn sealed(decision: Decision) -> Decision {
+    let fields: serde_json::Map<_, _> = decision
+        .profile
+        .fields
+        .iter()
+        .map(|(path, rule)| (path.to_string(), json!(rule.to_string())))
+        .collect();
+    let texts = |words: Vec<&'static str>| json!(words);
+    let form = json!({
+        "tenant": decision.tenant.as_str(),
+        "target": decision.target.as_ref().map(TenantId::as_str),
+        "silo": decision.silo.as_str(),
+        "operation": decision.operation.as_str(),
+        "subject": decision.subject,
+        "client": decision.client,
+        "roles": texts(decision.roles.iter().map(|role| role.as_str()).collect()),
+        "scopes": texts(decision.scopes.iter().map(|scope| scope.as_str()).collect()),
+        "profile": { "name": decision.profile.name, "fields": fields },
+        "policy": {
+            "version": decision.policy.version.to_string(),
+            "digest": BASE64.encode(decision.policy.digest),
+        },
+        "stream": decision.stream.as_ref().map(StreamName::as_str),
+        "purpose": decision.purpose,
+        "basis": decision.basis,
+        "correlation": decision.correlation.as_str(),
+        "expiresAt": decision.expires_at.to_string(),
+        "madeAt": decision.made_at.to_string(),
+        "maySeeQuarantine": decision.may_see_quarantine,
+        "maySeeEvidence": decision.may_see_evidence,
+    });
+    // Texts, flags and lists have a canonical form always; the plain one has the same members in one order too.
+    let bytes =
+        serde_json_canonicalizer::to_vec(&form).unwrap_or_else(|_| form.to_string().into_bytes());
+    Decision {
+        id: Sha256::digest(&bytes).into(),
+        ..decision
     }
 }

@@ -1,11 +1,21 @@
 //! The guard: the only place that decides, and the only source of permits.
+//!
+//! ```text
+//! verified claims + headers ── Gate::identify ──▶ TenantContext
+//! TenantContext + Request   ── Gate::authorize ─▶ Permit<Op> carrying a Decision, or a Denial
+//! ```
+//! In this order: the token's end, the tenant and its state, where its data lives, the caller's roles and scopes, what
+//! the request names, the policy. Deny by default; both ways leave evidence.
 
 mod decision;
 mod denial;
+mod gate;
 mod permit;
+mod rules;
 
 pub use decision::Decision;
 pub use denial::Denial;
+pub use gate::{Gate, Request};
 pub use permit::{
     Operation, OperationKind, Permit, PolicyRead, PolicyWrite, Read, TenantAdmin, Write,
 };

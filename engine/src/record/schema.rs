@@ -351,9 +351,9 @@ const EVIDENCE_PROMOTED: &[Column] = &[
     shown(
         "operation",
         Kind::Text,
-        "What was asked for: Read, Write, Policy.Updated and so on",
+        "What was asked for: write, read, tenant-admin, policy-read, policy-write",
     ),
-    shown("decision", Kind::Text, "Allow, Deny or Quarantine"),
+    shown("decision", Kind::Text, "allow, deny or quarantine"),
     shown(
         "problem",
         Kind::Text,
@@ -412,7 +412,7 @@ const QUARANTINE: &[Column] = &[
         Kind::Text,
         "Key under which the record was sent",
     ),
-    shown(
+    maskable(
         "payload",
         Kind::Text,
         "The redacted record as JSON text (RFC 8785)",

@@ -1,0 +1,442 @@
+//! The gate: decides every request, and sees to it that every decision leaves evidence.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::context::{IngressHeaders, Role, TenantContext, VerifiedClaims};
+use crate::evidence::{Evidence, EvidenceEntry, EvidenceReceipt, EvidenceRef, Verdict};
+use crate::ids::{SiloId, StreamName, TenantId};
+use crate::policy::{Bundle, CurrentPolicy, MaskProfile, Policies, StaleMode};
+use crate::tenant::{Registry, TenantRecord};
+
+use super::decision::{self, Decision};
+use super::denial::Denial;
+use super::permit::{Operation, OperationKind, Permit};
+use super::rules::{self, EVIDENCE_READERS, QUARANTINE_READERS, READERS, Standing};
+
+/// What is asked for, beside the operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The silo of the listener the request came in on.
+    pub listener_silo: SiloId,
+    /// The stream it names.
+    pub stream: Option<StreamName>,
+    /// The tenant it is about, where an operator acts from the system tenant.
+    pub target: Option<TenantId>,
+    /// The statement without its literals, for the evidence.
+    pub statement: Option<String>,
+    /// SHA-256 of a plan that was verified before, for the evidence.
+    pub plan_digest: Option<[u8; 32]>,
+}
+
+impl Request {
+    /// A request that names nothing.
+    #[must_use]
+    pub fn at(listener_silo: SiloId) -> Self {
+        Self {
+            listener_silo,
+            stream: None,
+            target: None,
+            statement: None,
+            plan_digest: None,
+        }
+    }
+
+    /// Names a stream.
+    #[must_use]
+    pub fn with_stream(self, stream: StreamName) -> Self {
+        Self {
+            stream: Some(stream),
+            ..self
+        }
+    }
+
+    /// Names the tenant an operator's act is about.
+    #[must_use]
+    pub fn with_target(self, target: TenantId) -> Self {
+        Self {
+            target: Some(target),
+            ..self
+        }
+    }
+
+    /// Carries a statement, which has no literals any more.
+    #[must_use]
+    pub fn with_statement(self, statement: String) -> Self {
+        Self {
+            statement: Some(statement),
+            ..self
+        }
+    }
+
+    /// Carries the digest of a verified plan.
+    #[must_use]
+    pub fn with_plan_digest(self, digest: [u8; 32]) -> Self {
+        Self {
+            plan_digest: Some(digest),
+            ..self
+        }
+    }
+}
+
+/// The only source of permits.
+#[derive(Debug)]
+pub struct Gate {
+    registry: Arc<Registry>,
+    policies: Arc<Policies>,
+    evidence: Arc<dyn Evidence>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Gate {
+    /// A gate over what is known of tenants and what their policies say.
+    pub fn new(
+        registry: Arc<Registry>,
+        policies: Arc<Policies>,
+        evidence: Arc<dyn Evidence>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            registry,
+            policies,
+            evidence,
+            clock,
+        }
+    }
+
+    /// Finds out who asks, and for which tenant.
+    ///
+    /// # Errors
+    /// Those of [`TenantContext::resolve`], recorded with the tenant the token names, or else with the system tenant.
+    pub async fn identify(
+        &self,
+        claims: &VerifiedClaims,
+        headers: &IngressHeaders,
+    ) -> Result<TenantContext, Denial> {
+        let denial = match TenantContext::resolve(claims, headers, &self.registry).await {
+            Ok(context) => return Ok(context),
+            Err(denial) => denial,
+        };
+        let claimed = claims
+            .tenant()
+            .ok()
+            .flatten()
+            .unwrap_or_else(TenantId::system);
+        let entry = EvidenceEntry {
+            tenant: self.witness(&claimed).await,
+            operation: "Identify",
+            decision: Verdict::Deny,
+            slug: Some(denial.slug()),
+            policy_version: None,
+            masking_profile: None,
+            residency: None,
+            basis: Vec::new(),
+            subject: claims.subject().unwrap_or_else(|_| "unknown".to_owned()),
+            statement: None,
+            plan_digest: None,
+            correlation: headers.correlation().clone(),
+            ts: self.clock.now(),
+        };
+        // Recorded as well as can be: a denial stays a denial.
+        drop(self.evidence.record(entry));
+        Err(denial)
+    }
+
+    /// Decides, and records what was decided.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn authorize<Op: Operation>(
+        &self,
+        context: &TenantContext,
+        request: Request,
+    ) -> Result<Permit<Op>, Denial> {
+        match self.decide(context, Op::KIND, &request).await {
+            Ok(decision) => {
+                let entry = allowed(&decision, request.statement, request.plan_digest);
+                let receipt = self.evidence.record(entry);
+                Ok(Permit::new(Arc::new(decision), receipt))
+            }
+            Err(denial) => Err(self
+                .deny(context, Op::KIND, denial, request.statement)
+                .await),
+        }
+    }
+
+    /// Records a denial that was found after the permit: in planning, or in the records themselves. Gives it back.
+    pub async fn deny(
+        &self,
+        context: &TenantContext,
+        operation: OperationKind,
+        denial: Denial,
+        statement: Option<String>,
+    ) -> Denial {
+        let entry = EvidenceEntry {
+            tenant: self.witness(context.tenant()).await,
+            operation: operation.as_str(),
+            decision: Verdict::Deny,
+            slug: Some(denial.slug()),
+            policy_version: None,
+            masking_profile: None,
+            residency: context.data_silo().cloned(),
+            basis: Vec::new(),
+            subject: context.subject().to_owned(),
+            statement,
+            plan_digest: None,
+            correlation: context.correlation().clone(),
+            ts: self.clock.now(),
+        };
+        // Recorded as well as can be: a denial stays a denial.
+        drop(self.evidence.record(entry));
+        denial
+    }
+
+    /// Records what came of a permit, `Tenant.Transition` for example, and waits until that is durable.
+    ///
+    /// # Errors
+    /// [`Denial::EvidenceUnavailable`]; the act itself has happened.
+    pub async fn note<Op>(
+        &self,
+        permit: &Permit<Op>,
+        act: &'static str,
+        basis: Vec<String>,
+    ) -> Result<EvidenceRef, Denial> {
+        let decision = permit.decision();
+        let entry = EvidenceEntry {
+            operation: act,
+            basis,
+            ts: self.clock.now(),
+            ..allowed(decision, None, None)
+        };
+        let receipt: EvidenceReceipt = self.evidence.record(entry);
+        receipt.await.map_err(|_| Denial::EvidenceUnavailable)
+    }
+
+    /// Whose evidence a denial belongs to: the tenant's own, if there is such a tenant.
+    async fn witness(&self, tenant: &TenantId) -> TenantId {
+        match self.registry.get(tenant).await {
+            Ok(Some(record)) => record.id.clone(),
+            Ok(None) | Err(_) => TenantId::system(),
+        }
+    }
+
+    async fn decide(
+        &self,
+        context: &TenantContext,
+        operation: OperationKind,
+        request: &Request,
+    ) -> Result<Decision, Denial> {
+        let now = self.clock.now();
+        if now >= context.expires_at() {
+            return Err(Denial::InvalidToken);
+        }
+        let found = self
+            .registry
+            .look_up(context.tenant())
+            .await
+            .map_err(|error| logged(&error))?;
+        let record = found
+            .record
+            .filter(|record| record.state.allows(operation))
+            .ok_or(Denial::UnknownTenant)?;
+        resident(context, &record, &request.listener_silo)?;
+        let standing = if record.id.is_system() {
+            Standing::System
+        } else {
+            Standing::Tenant
+        };
+        let roles = context.effective_roles();
+        let grounds = rules::grounds(operation, standing, &roles, context.scopes())
+            .map_err(|needs| Denial::Forbidden { needs })?;
+        self.targeted(operation, standing, &record, request).await?;
+        let sees = |readers: &[Role]| readers.iter().any(|role| roles.contains(role));
+        let may_see_evidence = sees(EVIDENCE_READERS);
+        let may_see_quarantine = sees(QUARANTINE_READERS);
+        streamed(operation, &record, request, may_see_evidence)?;
+        let current = self
+            .policies
+            .current(&record)
+            .await
+            .map_err(|error| logged(&error))?;
+        let confirmed = found.confirmed && current.confirmed;
+        let mut basis = vec![
+            "RLS.Tenant".to_owned(),
+            grounds,
+            format!("Lifecycle.{}", record.state),
+        ];
+        basis.extend(admitted(operation, &record, &current, confirmed)?);
+        let profile = profile(&current.policy.bundle, &roles);
+        if operation == OperationKind::Read {
+            basis.push(format!("Mask.{}", profile.name));
+        }
+        Ok(decision::sealed(Decision {
+            id: [0; 32],
+            tenant: record.id.clone(),
+            target: request.target.clone(),
+            silo: record.silo.clone(),
+            operation,
+            subject: context.subject().to_owned(),
+            client: context.client().map(str::to_owned),
+            roles,
+            scopes: context.scopes().clone(),
+            profile,
+            policy: current.policy,
+            stream: request.stream.clone(),
+            purpose: context.purpose().map(str::to_owned),
+            basis,
+            correlation: context.correlation().clone(),
+            expires_at: context.expires_at(),
+            made_at: now,
+            may_see_quarantine,
+            may_see_evidence,
+        }))
+    }
+
+    /// Only operators name another tenant, and its state must allow what they want with it.
+    async fn targeted(
+        &self,
+        operation: OperationKind,
+        standing: Standing,
+        own: &TenantRecord,
+        request: &Request,
+    ) -> Result<(), Denial> {
+        let Some(target) = request.target.as_ref().filter(|target| **target != own.id) else {
+            return Ok(());
+        };
+        match (standing, operation) {
+            (Standing::Tenant, _) => Err(Denial::Forbidden {
+                needs: "an operator, who acts from the system tenant",
+            }),
+            (Standing::System, OperationKind::Read | OperationKind::Write) => {
+                Err(Denial::Forbidden {
+                    needs: "a caller of the tenant itself",
+                })
+            }
+            // It may be about to be made.
+            (Standing::System, OperationKind::TenantAdmin) => Ok(()),
+            (Standing::System, OperationKind::PolicyRead | OperationKind::PolicyWrite) => {
+                let record = self
+                    .registry
+                    .get(target)
+                    .await
+                    .map_err(|error| logged(&error))?;
+                let known = record.is_some_and(|record| record.state.allows_operator(operation));
+                if known {
+                    Ok(())
+                } else {
+                    Err(Denial::UnknownTenant)
+                }
+            }
+        }
+    }
+}
+
+/// The listener, the token and the registry must agree on where the data lives.
+fn resident(
+    context: &TenantContext,
+    record: &TenantRecord,
+    listener: &SiloId,
+) -> Result<(), Denial> {
+    let claimed = context
+        .data_silo()
+        .is_none_or(|claimed| *claimed == record.silo);
+    if *listener == record.silo && claimed {
+        Ok(())
+    } else {
+        Err(Denial::ResidencyConflict)
+    }
+}
+
+fn streamed(
+    operation: OperationKind,
+    record: &TenantRecord,
+    request: &Request,
+    may_see_evidence: bool,
+) -> Result<(), Denial> {
+    let Some(stream) = &request.stream else {
+        return Ok(());
+    };
+    let evidence =
+        operation == OperationKind::Read && may_see_evidence && *stream == StreamName::evidence();
+    if evidence || record.streams.contains(stream) {
+        Ok(())
+    } else {
+        Err(Denial::InvalidStream)
+    }
+}
+
+/// What the policy itself says: that this silo may serve, and what may be done while nobody confirms it.
+fn admitted(
+    operation: OperationKind,
+    record: &TenantRecord,
+    current: &CurrentPolicy,
+    confirmed: bool,
+) -> Result<Vec<String>, Denial> {
+    let bundle = &current.policy.bundle;
+    if !bundle.residency.allowed_silos.contains(&record.silo) {
+        return Err(Denial::ResidencyConflict);
+    }
+    let residency = format!("Residency.{}", record.silo);
+    match (confirmed, operation, bundle.stale_mode) {
+        (true, _, _) => Ok(vec![residency]),
+        (false, OperationKind::Read | OperationKind::PolicyRead, StaleMode::Serve) => {
+            tracing::warn!(tenant = %record.id, "served under a policy that could not be confirmed");
+            Ok(vec![residency, "Cached".to_owned()])
+        }
+        (false, _, _) => Err(Denial::PolicyVersionStale),
+    }
+}
+
+/// The masks of these roles: of one, its own; of several, the most restrictive; of none that has any, the strictest.
+fn profile(bundle: &Bundle, roles: &BTreeSet<Role>) -> Arc<MaskProfile> {
+    let reading: Vec<&str> = READERS
+        .iter()
+        .filter(|role| roles.contains(role))
+        .map(|role| role.profile_name())
+        .collect();
+    let profiles: Option<Vec<&MaskProfile>> = reading
+        .iter()
+        .map(|name| bundle.masking_profiles.get(*name))
+        .collect();
+    Arc::new(match profiles.as_deref() {
+        None | Some([]) => bundle.strictest_profile(),
+        Some([one]) => (*one).clone(),
+        Some(several) => MaskProfile::merged(reading.join("+"), several.iter().copied()),
+    })
+}
+
+fn allowed(
+    decision: &Decision,
+    statement: Option<String>,
+    plan_digest: Option<[u8; 32]>,
+) -> EvidenceEntry {
+    let reads = decision.operation == OperationKind::Read;
+    EvidenceEntry {
+        tenant: decision.tenant.clone(),
+        operation: decision.operation.as_str(),
+        decision: Verdict::Allow,
+        slug: None,
+        policy_version: Some(decision.policy.version.clone()),
+        masking_profile: reads.then(|| decision.profile.name.clone()),
+        residency: Some(decision.silo.clone()),
+        basis: decision.basis.clone(),
+        subject: decision.subject.clone(),
+        statement,
+        plan_digest,
+        correlation: decision.correlation.clone(),
+        ts: decision.made_at,
+    }
+}
+
+/// The cause goes to the log here, where it turns into an answer that does not tell it.
+fn logged<E: std::error::Error + 'static>(error: &E) -> Denial
+where
+    for<'a> &'a E: Into<Denial>,
+{
+    tracing::warn!(
+        error = error as &dyn std::error::Error,
+        "a decision could not be made"
+    );
+    error.into()
+}
