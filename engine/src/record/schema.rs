@@ -351,9 +351,9 @@ const EVIDENCE_PROMOTED: &[Column] = &[
     shown(
         "operation",
         Kind::Text,
-        "What was asked for: write, read, tenant-admin, policy-read, policy-write",
+        "What was asked for: Read, Write, Policy.Updated and so on",
     ),
-    shown("decision", Kind::Text, "allow, deny or quarantine"),
+    shown("decision", Kind::Text, "Allow, Deny or Quarantine"),
     shown(
         "problem",
         Kind::Text,
@@ -412,7 +412,7 @@ const QUARANTINE: &[Column] = &[
         Kind::Text,
         "Key under which the record was sent",
     ),
-    maskable(
+    shown(
         "payload",
         Kind::Text,
         "The redacted record as JSON text (RFC 8785)",

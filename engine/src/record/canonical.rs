@@ -1,0 +1,283 @@
+//! The canonical form of a record and the hash of its payload.
+//!
+//! # Normal form
+//! What a sender sent, with every freedom of spelling taken out that does not change its meaning: the tenant id in lower
+//! case, `createdAt` in UTC with six fraction digits, `schemaVersion` filled in, members of objects that are null dropped at
+//! every depth (elements of arrays stay, their place means something), and `idempotencyKey` removed.
+//!
+//! # Payload hash
+//! SHA-256 of the RFC 8785 text of the normal form. It is computed anew for the sender who asks; **stored** is only
+//! `hmac-sha256:` and the unpadded base64url of HMAC-SHA256(tenant's payload key, the 32 bytes of the hash), because a
+//! plain hash of a record confirms guesses of a field that was erased from it.
+//!
+//! # Vector
+//! ```text
+//! sent   {"tenantId":"Acme","idempotencyKey":"k-1","createdAt":"2025-10-28T09:55:12.345+02:00",
+//!         "action":"Appointment.Booked","resource":{"type":"Appointment","id":"apt_123"},
+//!         "actor":{"type":"User","id":"u1"},"correlation":{"traceId":"3e1f","spanId":null},
+//!         "context":{"n":1.50,"gone":null,"list":[null]},"labels":{"env":"prod"}}
+//! form   {"action":"Appointment.Booked","actor":{"id":"u1","type":"User"},"context":{"list":[null],"n":1.5},
+//!         "correlation":{"traceId":"3e1f"},"createdAt":"2025-10-28T07:55:12.345000Z","labels":{"env":"prod"},
+//!         "resource":{"id":"apt_123","type":"Appointment"},"schemaVersion":"1.0","tenantId":"acme"}
+//!         (one line, without the spaces and line ends shown here)
+//! hash   sha256:fb320deaab1ee19c755910b03bc71248f223a994b0062e0528dbfae8492a363f
+//! keyed  hmac-sha256:KEAxom9pwiCtdb87Ojp-6n5bkISw6B-HZ9Ef0xI314I   (key: 32 bytes of 0x07)
+//! ```
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use catalog::keys::SecretKey;
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+
+use super::parse::{AuditRecord, Party};
+
+/// A value that RFC 8785 has no text for. No value that [`super::json`] reads is one.
+#[derive(Debug, thiserror::Error)]
+#[error("a JSON value has no canonical form")]
+pub struct NoCanonicalForm(#[source] serde_json::Error);
+
+/// SHA-256 of a record's normal form.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PayloadHash([u8; 32]);
+
+/// The RFC 8785 text of a value.
+///
+/// # Errors
+/// If a number in it is not finite.
+pub fn text(value: &Value) -> Result<String, NoCanonicalForm> {
+    serde_json_canonicalizer::to_string(value).map_err(NoCanonicalForm)
+}
+
+/// The hash of what the sender sent.
+///
+/// # Errors
+/// If the record has no canonical form.
+pub fn payload_hash(record: &AuditRecord) -> Result<PayloadHash, NoCanonicalForm> {
+    let canonical = text(&normal_form(record))?;
+    Ok(PayloadHash(Sha256::digest(canonical).into()))
+}
+
+/// The record as its sender would have spelt it in normal form.
+pub fn normal_form(record: &AuditRecord) -> Value {
+    let mut form = Map::new();
+    form.insert("tenantId".to_owned(), record.tenant_id.as_str().into());
+    form.insert("createdAt".to_owned(), record.created_at.to_string().into());
+    form.insert(
+        "schemaVersion".to_owned(),
+        record.schema_version.to_string().into(),
+    );
+    form.insert("action".to_owned(), record.action.as_str().into());
+    form.insert("resource".to_owned(), party(&record.resource));
+    form.insert("actor".to_owned(), party(&record.actor));
+    let mut correlation = Map::new();
+    correlation.insert("traceId".to_owned(), record.trace_id.as_str().into());
+    if let Some(span_id) = &record.span_id {
+        correlation.insert("spanId".to_owned(), span_id.as_str().into());
+    }
+    form.insert("correlation".to_owned(), correlation.into());
+    if let Some(purpose) = &record.purpose {
+        form.insert("purpose".to_owned(), purpose.as_str().into());
+    }
+    if let Some(labels) = &record.labels {
+        let labels: Map<String, Value> = labels
+            .iter()
+            .map(|(key, value)| (key.clone(), value.as_str().into()))
+            .collect();
+        form.insert("labels".to_owned(), labels.into());
+    }
+    if let Some(context) = &record.context {
+        form.insert("context".to_owned(), context.clone().into());
+    }
+    merge_extras(&mut form, &record.extras);
+    let mut form = Value::Object(form);
+    drop_nulls(&mut form);
+    form
+}
+
+impl PayloadHash {
+    /// The form that is stored, under the tenant's payload key.
+    pub fn keyed(&self, key: &SecretKey) -> String {
+        let tag = key.mac(&[&self.0]);
+        format!("hmac-sha256:{}", URL_SAFE_NO_PAD.encode(tag))
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// `sha256:` and 64 hexadecimal digits, for the sender alone.
+impl fmt::Display for PayloadHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sha256:")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Says nothing: a plain hash in a log would be one that is stored.
+impl fmt::Debug for PayloadHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PayloadHash").finish_non_exhaustive()
+    }
+}
+
+/// Puts fields that the schema does not have back where they stood.
+pub(crate) fn merge_extras(form: &mut Map<String, Value>, extras: &Map<String, Value>) {
+    for (key, value) in extras {
+        match (form.get_mut(key), value) {
+            (Some(Value::Object(members)), Value::Object(more)) => {
+                members.extend(more.iter().map(|(key, value)| (key.clone(), value.clone())));
+            }
+            (Some(_), _) => {}
+            (None, value) => {
+                form.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+fn party(party: &Party) -> Value {
+    let mut members = Map::new();
+    members.insert("type".to_owned(), party.kind.as_str().into());
+    members.insert("id".to_owned(), party.id.as_str().into());
+    members.into()
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(drop_nulls),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use catalog::clock::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::record::parse::{Terms, parse};
+
+    const SENT: &str = r#"{"tenantId":"Acme","idempotencyKey":"k-1","createdAt":"2025-10-28T09:55:12.345+02:00",
+        "action":"Appointment.Booked","resource":{"type":"Appointment","id":"apt_123"},
+        "actor":{"type":"User","id":"u1"},"correlation":{"traceId":"3e1f","spanId":null},
+        "context":{"n":1.50,"gone":null,"list":[null]},"labels":{"env":"prod"}}"#;
+    const FORM: &str = concat!(
+        r#"{"action":"Appointment.Booked","actor":{"id":"u1","type":"User"},"context":{"list":[null],"n":1.5},"#,
+        r#""correlation":{"traceId":"3e1f"},"createdAt":"2025-10-28T07:55:12.345000Z","labels":{"env":"prod"},"#,
+        r#""resource":{"id":"apt_123","type":"Appointment"},"schemaVersion":"1.0","tenantId":"acme"}"#
+    );
+    const HASH: &str = "sha256:fb320deaab1ee19c755910b03bc71248f223a994b0062e0528dbfae8492a363f";
+    const KEYED: &str = "hmac-sha256:KEAxom9pwiCtdb87Ojp-6n5bkISw6B-HZ9Ef0xI314I";
+
+    fn record(text: &str) -> AuditRecord {
+        let now = Timestamp::parse_rfc3339("2025-10-28T08:00:00Z").unwrap();
+        parse(
+            text.as_bytes(),
+            &Terms {
+                now,
+                header_key: Some("k-1"),
+            },
+        )
+        .unwrap()
+    }
+
+    fn hash(text: &str) -> String {
+        payload_hash(&record(text)).unwrap().to_string()
+    }
+
+    #[test]
+    fn vector() {
+        assert_eq!(text(&normal_form(&record(SENT))).unwrap(), FORM);
+        assert_eq!(hash(SENT), HASH);
+        let key = SecretKey::new([7; 32]);
+        assert_eq!(payload_hash(&record(SENT)).unwrap().keyed(&key), KEYED);
+        // The form is a record itself, and its own normal form.
+        assert_eq!(hash(FORM), HASH);
+    }
+
+    #[test]
+    fn every_field_but_the_key_counts() {
+        for (from, to) in [
+            ("Acme", "Acme2"),
+            ("12.345", "12.346"),
+            ("Booked", "Moved"),
+            ("apt_123", "apt_124"),
+            ("\"u1\"", "\"u2\""),
+            ("\"User\"", "\"Service\""),
+            ("3e1f", "3e2f"),
+            ("\"spanId\":null", "\"spanId\":\"1\""),
+            ("1.50", "1.51"),
+            ("[null]", "[]"),
+            ("[null]", "[null,null]"),
+            ("prod", "test"),
+            ("\"env\"", "\"Env\""),
+            (",\"labels\"", ",\"purpose\":\"x\",\"labels\""),
+            (",\"labels\"", ",\"schemaVersion\":\"1.1\",\"labels\""),
+            ("\"id\":\"u1\"", "\"id\":\"u1\",\"name\":\"x\""),
+        ] {
+            assert_ne!(hash(&SENT.replace(from, to)), HASH, "{from} -> {to}");
+        }
+        let unkeyed = SENT.replace("\"idempotencyKey\":\"k-1\",", "");
+        assert_eq!(hash(&unkeyed), HASH);
+    }
+
+    #[test]
+    fn spelling_does_not_count() {
+        for (from, to) in [
+            ("09:55:12.345+02:00", "07:55:12.345000Z"),
+            ("1.50", "15e-1"),
+            ("\"gone\":null,", ""),
+            ("Acme", "\\u0041cme"),
+            (
+                ",\"labels\"",
+                ",\"schemaVersion\":\"1.0\",\"purpose\":null,\"labels\"",
+            ),
+        ] {
+            assert_eq!(hash(&SENT.replace(from, to)), HASH, "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn debug_says_nothing() {
+        assert_eq!(
+            format!("{:?}", payload_hash(&record(SENT)).unwrap()),
+            "PayloadHash { .. }"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_keys_does_not_count(
+            keys in Just(vec!["tenantId", "createdAt", "action", "resource", "actor", "correlation", "context", "labels"])
+                .prop_shuffle(),
+            inner in prop::collection::btree_map("\\PC{1,6}", any::<i32>(), 0..6),
+        ) {
+            let sent: Map<String, Value> = serde_json::from_str(SENT).unwrap();
+            let object = |members: &mut dyn Iterator<Item = (String, String)>| {
+                let members: Vec<_> = members.map(|(key, value)| format!("{}:{value}", Value::from(key))).collect();
+                format!("{{{}}}", members.join(","))
+            };
+            let member = |(key, number): (&String, &i32)| (key.clone(), number.to_string());
+            let forth = object(&mut inner.iter().map(member));
+            let back = object(&mut inner.iter().rev().map(member));
+            let whole = |keys: &mut dyn Iterator<Item = &&str>, context: &str| {
+                object(&mut keys.map(|key| {
+                    let value = if *key == "context" { context.to_owned() } else { sent[*key].to_string() };
+                    ((*key).to_owned(), value)
+                }))
+            };
+            let first = whole(&mut keys.iter(), &forth);
+            let second = whole(&mut keys.iter().rev(), &back);
+            prop_assert_eq!(hash(&first), hash(&second));
+        }
+    }
+}
