@@ -91,6 +91,15 @@ impl SignedBundle {
         &self.key
     }
 
+    /// Whether it says it is signed with this key, or with an earlier version of it: a later version of the key takes
+    /// nothing from what an earlier one signed. To be asked before the key service is: the id is the document's word.
+    #[must_use]
+    pub fn is_signed_with(&self, tenants_key: &SigningKeyId) -> bool {
+        self.key.silo() == tenants_key.silo()
+            && self.key.opaque() == tenants_key.opaque()
+            && self.key.version() <= tenants_key.version()
+    }
+
     /// The author's bytes.
     #[must_use]
     pub fn yaml(&self) -> &str {
@@ -108,11 +117,7 @@ impl SignedBundle {
         tenants_key: &SigningKeyId,
         public_key: &[u8; 32],
     ) -> Result<PinnedPolicy, Unverified> {
-        // A later version of the key takes nothing from what an earlier one signed.
-        if self.key.silo() != tenants_key.silo()
-            || self.key.opaque() != tenants_key.opaque()
-            || self.key.version() > tenants_key.version()
-        {
+        if !self.is_signed_with(tenants_key) {
             return Err(Unverified::ForeignKey);
         }
         let named = PolicyVersion {

@@ -320,6 +320,9 @@ impl Policies {
         bytes: &[u8],
     ) -> Result<(Arc<PinnedPolicy>, SignedBundle), Error> {
         let signed = SignedBundle::from_bytes(bytes).map_err(Error::Unverified)?;
+        if !signed.is_signed_with(&record.keys.signing) {
+            return Err(Error::Unverified(Unverified::ForeignKey));
+        }
         let public_key = self.public_key(signed.key()).await?;
         let policy = signed
             .verify(&record.id, version, &record.keys.signing, &public_key)
