@@ -11,3 +11,6 @@ pub mod ids;
 pub mod keys;
 pub mod policy;
 pub mod tenant;
+
+#[cfg(test)]
+mod world;

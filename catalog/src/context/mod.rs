@@ -6,6 +6,8 @@
 mod claims;
 mod headers;
 mod role;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 

@@ -10,8 +10,12 @@
 mod decision;
 mod denial;
 mod gate;
+#[cfg(test)]
+mod matrix;
 mod permit;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 pub use decision::Decision;
 pub use denial::Denial;

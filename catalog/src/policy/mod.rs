@@ -15,6 +15,8 @@ pub mod path;
 pub mod rule;
 pub mod signed;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 pub use bundle::{
     Bundle, BundleRefused, ColumnName, ExportPolicy, FieldRule, PinnedPolicy, QueryMode,

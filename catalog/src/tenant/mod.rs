@@ -3,6 +3,8 @@
 pub mod lifecycle;
 mod record;
 mod registry;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -52,7 +54,13 @@ async fn complete(
         return Ok(record);
     }
     policies.initialise(&record).await?;
-    Ok(registry.advance(&record.id, Event::Complete).await?)
+    match registry.advance(&record.id, Event::Complete).await {
+        // Somebody else did the same at the same time.
+        Err(Error::Illegal(illegal)) if illegal.state == TenantState::Active => {
+            Ok(registry.get(&record.id).await?.unwrap_or(record))
+        }
+        outcome => Ok(outcome?),
+    }
 }
 
 /// What stopped an onboarding.
