@@ -1,0 +1,356 @@
+//! What a table is at a version, folded from its log entry by entry.
+//!
+//! ```text
+//! TableState @7 ──entry 8──▶ TableState @8      states share their file lists; a fold costs what the entry says
+//! ```
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
+
+use arrow::datatypes::{Schema, SchemaRef};
+use catalog::keys::EpochKey;
+use deltalake_core::kernel::engine::arrow_conversion::TryIntoArrow;
+use deltalake_core::kernel::{Action, Add, Metadata, Protocol};
+use futures::TryStreamExt;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Error;
+use super::commit::COMMIT_ID;
+use super::key_material::KeyMaterial;
+use super::layout::{Partition, TableName};
+use super::log::Log;
+use super::stats::FileStats;
+use crate::record::schema::PARTITIONS;
+
+/// The tag that says how the other tags are to be read.
+pub(crate) const TAG_VERSION: &str = "th.v";
+/// The tag with the digest of the file's bytes.
+pub(crate) const TAG_SHA256: &str = "th.sha256";
+/// The tag with the file's key material.
+pub(crate) const TAG_KEY: &str = "th.dek";
+/// The tag with the file's sealed statistics.
+pub(crate) const TAG_STATS: &str = "th.stats";
+/// The value of [`TAG_VERSION`].
+pub(crate) const FORMAT: &str = "1";
+
+/// One data file as the log describes it.
+#[derive(Debug)]
+pub(crate) struct DataFile {
+    pub(crate) path: String,
+    pub(crate) partition: Partition,
+    pub(crate) size: u64,
+    pub(crate) sha256: String,
+    pub(crate) key: KeyMaterial,
+    /// The row count in the clear. The sealed one must be the same.
+    count: u64,
+    sealed_stats: String,
+    stats: OnceLock<FileStats>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PlainStats {
+    num_records: u64,
+}
+
+impl DataFile {
+    fn from_add(add: &Add) -> Result<Self, Error> {
+        let read = || {
+            let partition = Partition::from_log(&add.partition_values)?;
+            let plain: PlainStats = serde_json::from_str(add.stats.as_deref()?).ok()?;
+            let tags = add.tags.as_ref()?;
+            let tag = |name: &str| tags.get(name)?.as_deref();
+            let sound = tag(TAG_VERSION)? == FORMAT
+                && add.deletion_vector.is_none()
+                && partition.owns(&add.path);
+            sound.then_some(())?;
+            Some(Self {
+                path: add.path.clone(),
+                partition,
+                size: u64::try_from(add.size).ok()?,
+                sha256: tag(TAG_SHA256)?.to_owned(),
+                key: KeyMaterial::from_json(tag(TAG_KEY)?).ok()?,
+                count: plain.num_records,
+                sealed_stats: tag(TAG_STATS)?.to_owned(),
+                stats: OnceLock::new(),
+            })
+        };
+        read().ok_or(Error::Tampered {
+            what: "the log names a file that this product did not write",
+        })
+    }
+
+    /// The file's statistics, verified.
+    pub(crate) fn stats(&self, table: &TableName, epoch: &EpochKey) -> Result<FileStats, Error> {
+        if let Some(stats) = self.stats.get() {
+            return Ok(*stats);
+        }
+        let aad = table.stats_aad(&self.path, self.size, &self.sha256);
+        let stats = FileStats::open(&self.sealed_stats, epoch, &aad)?;
+        if stats.count != self.count {
+            return Err(Error::Tampered {
+                what: "the row count in the log is not the sealed one",
+            });
+        }
+        Ok(*self.stats.get_or_init(|| stats))
+    }
+}
+
+/// The active files, as a list of lists that states share. Lists at the end are joined when the last one has grown to
+/// the size of the one before it, so adding files costs a logarithm of the table and no more.
+#[derive(Debug, Clone, Default)]
+struct Files(Vec<Arc<Vec<Arc<DataFile>>>>);
+
+impl Files {
+    fn iter(&self) -> impl Iterator<Item = &Arc<DataFile>> {
+        self.0.iter().flat_map(|list| list.iter())
+    }
+
+    fn add(&mut self, files: Vec<Arc<DataFile>>) {
+        let mut last = files;
+        while let Some(list) = self.0.pop_if(|list| list.len() <= last.len()) {
+            let mut joined = Arc::unwrap_or_clone(list);
+            joined.append(&mut last);
+            last = joined;
+        }
+        if !last.is_empty() {
+            self.0.push(Arc::new(last));
+        }
+    }
+
+    fn remove(&mut self, paths: &HashSet<&str>) {
+        if paths.is_empty() {
+            return;
+        }
+        for list in &mut self.0 {
+            if list.iter().any(|file| paths.contains(file.path.as_str())) {
+                Arc::make_mut(list).retain(|file| !paths.contains(file.path.as_str()));
+            }
+        }
+        self.0.retain(|list| !list.is_empty());
+    }
+}
+
+/// A table at one version.
+#[derive(Debug, Clone)]
+pub struct TableState {
+    /// The version: the number of the last log entry that this state knows.
+    pub version: u64,
+    /// The columns, those of the partition included, in the table's order.
+    pub schema: SchemaRef,
+    metadata: Metadata,
+    files: Files,
+    txns: HashMap<String, i64>,
+    info: HashMap<String, Value>,
+}
+
+impl TableState {
+    /// The last version that an application id committed, if it ever did.
+    pub fn txn(&self, app_id: &str) -> Option<i64> {
+        self.txns.get(app_id).copied()
+    }
+
+    /// The value that the last commit which had one gave to a `th.` key of its commit info.
+    pub fn info(&self, key: &str) -> Option<&Value> {
+        self.info.get(key)
+    }
+
+    /// How many rows the log says the table has.
+    pub fn row_count(&self) -> u64 {
+        self.files.iter().map(|file| file.count).sum()
+    }
+
+    /// How many files hold them.
+    pub fn file_count(&self) -> usize {
+        self.files.0.iter().map(|list| list.len()).sum()
+    }
+
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Arc<DataFile>> {
+        self.files.iter()
+    }
+
+    pub(crate) fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The state after the first entry, which must say what the table is.
+    fn first(actions: &[Action]) -> Result<Self, Error> {
+        let metadata = actions.iter().find_map(|action| match action {
+            Action::Metadata(metadata) => Some(metadata.clone()),
+            _ => None,
+        });
+        let protocol = actions
+            .iter()
+            .any(|action| matches!(action, Action::Protocol(_)));
+        let (Some(metadata), true) = (metadata, protocol) else {
+            return Err(Error::Tampered {
+                what: "the log does not begin with a table",
+            });
+        };
+        let mut state = Self {
+            version: 0,
+            schema: schema_of(&metadata)?,
+            metadata,
+            files: Files::default(),
+            txns: HashMap::new(),
+            info: HashMap::new(),
+        };
+        state.apply(0, actions)?;
+        Ok(state)
+    }
+
+    fn apply(&mut self, version: u64, actions: &[Action]) -> Result<(), Error> {
+        let mut added = Vec::new();
+        let mut removed = HashSet::new();
+        for action in actions {
+            match action {
+                Action::Add(add) => {
+                    if !add.data_change {
+                        // The same file said anew, as after a change of keys: it takes the old one's place.
+                        removed.insert(add.path.as_str());
+                    }
+                    added.push(Arc::new(DataFile::from_add(add)?));
+                }
+                Action::Remove(remove) => {
+                    removed.insert(remove.path.as_str());
+                }
+                Action::Txn(txn) => {
+                    self.txns.insert(txn.app_id.clone(), txn.version);
+                }
+                Action::Metadata(metadata) => {
+                    self.schema = schema_of(metadata)?;
+                    self.metadata = metadata.clone();
+                }
+                Action::Protocol(protocol) => check_protocol(protocol)?,
+                Action::CommitInfo(commit) => {
+                    let own = commit
+                        .info
+                        .iter()
+                        .filter(|(key, _)| key.starts_with("th.") && *key != COMMIT_ID);
+                    self.info
+                        .extend(own.map(|(key, value)| (key.clone(), value.clone())));
+                }
+                Action::Cdc(_) | Action::DomainMetadata(_) => {
+                    return Err(Error::Tampered {
+                        what: "the log has an action that this product does not write",
+                    });
+                }
+            }
+        }
+        self.files.remove(&removed);
+        self.files.add(added);
+        self.version = version;
+        Ok(())
+    }
+}
+
+/// Reads a whole log. `None` when there is no table.
+pub(crate) async fn load(log: &Log) -> Result<Option<TableState>, Error> {
+    let length = log.length().await?;
+    let mut entries = Box::pin(log.first(length));
+    let mut state: Option<TableState> = None;
+    while let Some(actions) = entries.try_next().await? {
+        match &mut state {
+            None => state = Some(TableState::first(&actions)?),
+            Some(state) => state.apply(state.version + 1, &actions)?,
+        }
+    }
+    drop(entries);
+    match state {
+        None => Ok(None),
+        // Others may have committed since the listing.
+        Some(state) => refresh(log, Arc::new(state))
+            .await
+            .map(|state| Some(Arc::unwrap_or_clone(state))),
+    }
+}
+
+/// Folds the entries that came since `state`; gives back the same state when none did.
+pub(crate) async fn refresh(
+    log: &Log,
+    mut state: Arc<TableState>,
+) -> Result<Arc<TableState>, Error> {
+    while let Some(actions) = log.read(state.version + 1).await? {
+        let next = Arc::make_mut(&mut state);
+        next.apply(next.version + 1, &actions)?;
+    }
+    Ok(state)
+}
+
+fn schema_of(metadata: &Metadata) -> Result<SchemaRef, Error> {
+    let unreadable = || Error::Tampered {
+        what: "the schema in the log cannot be read",
+    };
+    let columns = metadata.parse_schema().map_err(|_| unreadable())?;
+    let schema: Schema = (&columns).try_into_arrow().map_err(|_| unreadable())?;
+    let partitioned = metadata.partition_columns() == PARTITIONS;
+    if !partitioned
+        || !PARTITIONS
+            .iter()
+            .all(|name| schema.field_with_name(name).is_ok())
+    {
+        return Err(Error::Tampered {
+            what: "the table is partitioned in another way",
+        });
+    }
+    Ok(Arc::new(schema))
+}
+
+/// Only the features that this product writes: reader 1, writer 2. Anything else would be read wrongly.
+fn check_protocol(protocol: &Protocol) -> Result<(), Error> {
+    let known = protocol.min_reader_version() == 1
+        && protocol.min_writer_version() <= 2
+        && protocol.reader_features().is_none()
+        && protocol.writer_features().is_none();
+    if known {
+        Ok(())
+    } else {
+        Err(Error::Tampered {
+            what: "the table asks for a protocol that is not this product's",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(files: &Files) -> Vec<&str> {
+        files.iter().map(|file| file.path.as_str()).collect()
+    }
+
+    fn file(path: &str) -> Arc<DataFile> {
+        Arc::new(DataFile {
+            path: path.to_owned(),
+            partition: Partition(["s".into(), "d".into(), "r".into()]),
+            size: 1,
+            sha256: String::new(),
+            key: crate::table::testing::no_key(),
+            count: 1,
+            sealed_stats: String::new(),
+            stats: OnceLock::new(),
+        })
+    }
+
+    #[test]
+    fn adding_files_one_by_one_keeps_few_lists_and_every_file() {
+        let mut files = Files::default();
+        let names: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        for name in &names {
+            files.add(vec![file(name)]);
+        }
+        assert!(files.0.len() <= 7, "{}", files.0.len());
+        assert_eq!(list(&files), names);
+    }
+
+    #[test]
+    fn removing_leaves_the_states_that_share_the_list_alone() {
+        let mut files = Files::default();
+        files.add(vec![file("a"), file("b"), file("c")]);
+        let before = files.clone();
+        files.remove(&HashSet::from(["b", "absent"]));
+        assert_eq!(list(&files), ["a", "c"]);
+        assert_eq!(list(&before), ["a", "b", "c"]);
+    }
+}
