@@ -158,9 +158,12 @@ impl Gate {
                 let receipt = self.evidence.record(entry);
                 Ok(Permit::new(Arc::new(decision), receipt))
             }
-            Err(denial) => Err(self
-                .deny(context, Op::KIND, denial, request.statement)
-                .await),
+            Err(denial) => {
+                let about = about(request.target.as_ref());
+                self.refuse(context, Op::KIND, &denial, request.statement, about)
+                    .await;
+                Err(denial)
+            }
         }
     }
 
@@ -172,23 +175,8 @@ impl Gate {
         denial: Denial,
         statement: Option<String>,
     ) -> Denial {
-        let entry = EvidenceEntry {
-            tenant: self.witness(context.tenant()).await,
-            operation: operation.as_str(),
-            decision: Verdict::Deny,
-            slug: Some(denial.slug()),
-            policy_version: None,
-            masking_profile: None,
-            residency: context.data_silo().cloned(),
-            basis: Vec::new(),
-            subject: context.subject().to_owned(),
-            statement,
-            plan_digest: None,
-            correlation: context.correlation().clone(),
-            ts: self.clock.now(),
-        };
-        // Recorded as well as can be: a denial stays a denial.
-        drop(self.evidence.record(entry));
+        self.refuse(context, operation, &denial, statement, Vec::new())
+            .await;
         denial
     }
 
@@ -203,6 +191,10 @@ impl Gate {
         basis: Vec<String>,
     ) -> Result<EvidenceRef, Denial> {
         let decision = permit.decision();
+        let basis = about(decision.target.as_ref())
+            .into_iter()
+            .chain(basis)
+            .collect();
         let entry = EvidenceEntry {
             operation: act,
             basis,
@@ -211,6 +203,33 @@ impl Gate {
         };
         let receipt: EvidenceReceipt = self.evidence.record(entry);
         receipt.await.map_err(|_| Denial::EvidenceUnavailable)
+    }
+
+    async fn refuse(
+        &self,
+        context: &TenantContext,
+        operation: OperationKind,
+        denial: &Denial,
+        statement: Option<String>,
+        basis: Vec<String>,
+    ) {
+        let entry = EvidenceEntry {
+            tenant: self.witness(context.tenant()).await,
+            operation: operation.as_str(),
+            decision: Verdict::Deny,
+            slug: Some(denial.slug()),
+            policy_version: None,
+            masking_profile: None,
+            residency: context.data_silo().cloned(),
+            basis,
+            subject: context.subject().to_owned(),
+            statement,
+            plan_digest: None,
+            correlation: context.correlation().clone(),
+            ts: self.clock.now(),
+        };
+        // Recorded as well as can be: a denial stays a denial.
+        drop(self.evidence.record(entry));
     }
 
     /// Whose evidence a denial belongs to: the tenant's own, if there is such a tenant.
@@ -265,6 +284,7 @@ impl Gate {
             grounds,
             format!("Lifecycle.{}", record.state),
         ];
+        basis.extend(about(request.target.as_ref()));
         basis.extend(admitted(operation, &record, &current, confirmed)?);
         let profile = profile(&current.policy.bundle, &roles);
         if operation == OperationKind::Read {
@@ -404,6 +424,14 @@ fn profile(bundle: &Bundle, roles: &BTreeSet<Role>) -> Arc<MaskProfile> {
         Some([one]) => (*one).clone(),
         Some(several) => MaskProfile::merged(reading.join("+"), several.iter().copied()),
     })
+}
+
+/// What evidence of the system tenant says about whose tenant an operator's act was about.
+fn about(target: Option<&TenantId>) -> Vec<String> {
+    target
+        .map(|target| format!("Target.{target}"))
+        .into_iter()
+        .collect()
 }
 
 fn allowed(

@@ -140,18 +140,20 @@ async fn denials_go_to_the_evidence_of_the_tenant_that_exists() {
 async fn what_comes_of_a_permit_can_be_noted() {
     let world = world().await;
     let permit: Permit<TenantAdmin> = world.admin("splootvets").await;
-    world.ledger.take();
     let steps = vec!["from:Active".to_owned(), "to:Suspended".to_owned()];
-    world
-        .gate
-        .note(&permit, "Tenant.Transition", steps.clone())
-        .await
-        .unwrap();
-    let entry = world.ledger.take().remove(0);
-    assert_eq!(
-        (entry.tenant, entry.operation, entry.basis),
-        (TenantId::system(), "Tenant.Transition", steps)
-    );
+    let noted = world.gate.note(&permit, "Tenant.Transition", steps);
+    noted.await.unwrap();
+    let request = Request::at(silo()).with_target(id("splootvets"));
+    let refused: Result<Permit<PolicyWrite>, _> = world.permit(operator(), request).await;
+    assert!(refused.is_err());
+    let entries = world.ledger.take();
+    let told = |index: usize| (entries[index].operation, entries[index].basis.join(" "));
+    let allowed = "RLS.Tenant Role.SRE.Admin Lifecycle.Active Target.splootvets Residency.local";
+    assert_eq!(told(0), ("TenantAdmin", allowed.to_owned()));
+    let noted = "Target.splootvets from:Active to:Suspended";
+    assert_eq!(told(1), ("Tenant.Transition", noted.to_owned()));
+    assert_eq!(told(2), ("PolicyWrite", "Target.splootvets".to_owned()));
+    assert!(entries.iter().all(|entry| entry.tenant.is_system()));
 }
 
 #[tokio::test]
