@@ -412,4 +412,34 @@ mod tests {
         assert!(matches!(parsed(json!([])), Err(Error::Malformed)));
         assert!(matches!(parse(b"{"), Err(Error::Malformed)));
     }
+
+    /// A source on a port of its own; gives its address.
+    async fn served(router: axum::Router) -> Url {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(axum::serve(listener, router).into_future());
+        Url::parse(&format!("http://{address}/keys")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn keys_are_fetched_but_not_from_where_a_redirect_leads() {
+        use axum::response::Redirect;
+        use axum::routing::get;
+        let keys = json!({"keys": [okp("a")]}).to_string();
+        let large = format!("{keys}{}", " ".repeat(JWKS_BYTES_MAX));
+        let router = axum::Router::new()
+            .route("/good", get(move || async { keys }))
+            .route("/large", get(move || async { large }))
+            .route("/keys", get(|| async { Redirect::temporary("/good") }));
+        let url = served(router).await;
+        let found = async |path: &str| {
+            let source = Jwks::Url(url.join(path).unwrap());
+            let set = KeySet::new(&source, Duration::from_secs(600)).unwrap();
+            find(&set, Some("a"), 0).await
+        };
+        assert_eq!(found("/good").await, Ok(()));
+        for bad in ["/keys", "/large", "/nowhere"] {
+            assert_eq!(found(bad).await, Err(Refusal::KeysUnavailable), "{bad}");
+        }
+    }
 }

@@ -268,3 +268,49 @@ async fn the_development_issuers_tokens_are_verified_like_any_other() {
         Refusal::UnknownKey
     );
 }
+
+/// RFC 7515, appendices A.2 and A.3: both are signed over this payload, which has no audience.
+const RFC_PAYLOAD: &str = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+const RS256_HEADER: &str = "eyJhbGciOiJSUzI1NiJ9";
+const RS256_MODULUS: &str = "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ";
+const RS256_SIGNATURE: &str = "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
+const ES256_HEADER: &str = "eyJhbGciOiJFUzI1NiJ9";
+const ES256_X: &str = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
+const ES256_Y: &str = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
+const ES256_SIGNATURE: &str =
+    "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+
+#[tokio::test]
+async fn the_vectors_of_rfc_7515_verify_and_their_neighbours_do_not() {
+    let world = World::new();
+    let keys = json!({"keys": [
+        {"kty": "RSA", "n": RS256_MODULUS, "e": "AQAB"},
+        {"kty": "EC", "crv": "P-256", "x": ES256_X, "y": ES256_Y},
+    ]});
+    let jwks = world.folder.path().join("rfc.json");
+    std::fs::write(&jwks, keys.to_string()).unwrap();
+    let file = format!(
+        "[[auth.issuers]]\nissuer='joe'\naudience='trailhouse'\njwks='{}'",
+        jwks.display()
+    );
+    let config = config::from_text(&file, []).unwrap();
+    let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
+    let authenticator = Authenticator::new(&config.auth, None, clock).unwrap();
+    for (header, signature) in [
+        (RS256_HEADER, RS256_SIGNATURE),
+        (ES256_HEADER, ES256_SIGNATURE),
+    ] {
+        let token = format!("{header}.{RFC_PAYLOAD}.{signature}");
+        // Past the signature, and then refused for the audience that it lacks.
+        assert_eq!(
+            authenticator.verify(&token).await.unwrap_err(),
+            Refusal::Audience
+        );
+        let other = signature.replacen(&signature[..1], "A", 1);
+        let token = format!("{header}.{RFC_PAYLOAD}.{other}");
+        assert_eq!(
+            authenticator.verify(&token).await.unwrap_err(),
+            Refusal::Signature
+        );
+    }
+}
