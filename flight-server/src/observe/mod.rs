@@ -8,8 +8,10 @@ mod labels;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use catalog::ids::TenantId;
+use catalog::ids::{CorrelationId, TenantId};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing::Span;
+use tracing::field::Empty;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
@@ -138,6 +140,13 @@ fn describe() {
         "trailhouse_auth_refusals_total",
         "Tokens refused, by reason"
     );
+}
+
+/// The span of one request. Its tenant is filled in when [`crate::service::Service::context`] has found it.
+#[must_use]
+pub fn span(transport: &'static str, route: &'static str, correlation: &CorrelationId) -> Span {
+    let correlation = correlation.as_str();
+    tracing::info_span!("request", transport, route, correlation, tenant = Empty)
 }
 
 /// Counts one finished request. `outcome` is the status, or the slug of a gRPC problem: a bounded set either way.
