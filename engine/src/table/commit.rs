@@ -387,6 +387,10 @@ mod tests {
                         let seen = table.state().await.unwrap();
                         let outcome = append(&table, &seen, writer * 100 + n, &[(&own, n)]).await;
                         assert!(matches!(outcome, AppendOutcome::Committed { .. }));
+                        let state = table.state().await.unwrap();
+                        let request = request(&state, &["record_id"]);
+                        let plan = table.scan(state, request).await.unwrap();
+                        assert!(!run(plan).await.unwrap().is_empty());
                     }
                 })
             })

@@ -106,7 +106,15 @@ fn properties(
     let sorting = SORT
         .iter()
         .filter_map(|name| schema.index_of(name).ok())
-        .filter_map(|index| i32::try_from(index).ok())
+        .map(|index| {
+            // Parquet counts leaves, and a map has two.
+            let before = &schema.fields()[..index];
+            before
+                .iter()
+                .map(|field| leaves(field.data_type()))
+                .sum::<usize>()
+        })
+        .filter_map(|leaf| i32::try_from(leaf).ok())
         .map(|column_idx| SortingColumn {
             column_idx,
             descending: SORT_OPTIONS.descending,
@@ -115,7 +123,7 @@ fn properties(
         .collect();
     let mut builder = WriterProperties::builder()
         .with_file_encryption_properties(encryption)
-        .set_created_by("trailhouse".to_owned())
+        .set_created_by(concat!("trailhouse version ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
         .set_bloom_filter_enabled(false)
         .set_statistics_enabled(EnabledStatistics::Page)
@@ -128,6 +136,14 @@ fn properties(
         builder = column(builder, field.name(), field.data_type());
     }
     Ok(builder.build())
+}
+
+fn leaves(data_type: &DataType) -> usize {
+    match data_type {
+        DataType::Map(entries, _) => leaves(entries.data_type()),
+        DataType::Struct(fields) => fields.iter().map(|field| leaves(field.data_type())).sum(),
+        _ => 1,
+    }
 }
 
 /// How a column is encoded: by what its values look like, as far as the name tells.

@@ -55,6 +55,8 @@ use log::Log;
 
 /// Epoch keys that a scan opens at once; more than one means more than one KMS call.
 const EPOCHS_AT_ONCE: usize = 8;
+/// Files of one append that are stored at once.
+const PUTS_AT_ONCE: usize = 4;
 
 /// Why a table did not do as asked. No variant carries a path, a name or a value.
 #[derive(Debug, thiserror::Error)]
@@ -270,7 +272,7 @@ impl Table {
             &*self.shared.random,
         )?;
         let outcome = entry.write_after(&self.log, state.version).await;
-        if matches!(outcome, Ok(AppendOutcome::Conflict)) {
+        if matches!(outcome, Ok(AppendOutcome::Conflict) | Err(Error::Conflict)) {
             self.discard(&files).await;
         }
         outcome
@@ -325,23 +327,30 @@ impl Table {
         let files = encoded.await.map_err(|_| Error::Malformed {
             what: "encoding did not finish",
         })??;
-        for file in &files {
-            let payload = PutPayload::from_bytes(file.bytes.clone());
-            let path = Path::parse(&file.path).map_err(|_| Error::Malformed {
-                what: "a file has no place",
-            })?;
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "engine::table writes its data files here"
-            )]
-            let put = self
-                .log
-                .store()
-                .put_opts(&path, payload, PutMode::Create.into())
-                .await;
-            put.map_err(log::unavailable)?;
-        }
+        // Futures are made before they are streamed: a closure over references would make this one impossible to spawn.
+        let puts: Vec<_> = files.iter().map(|file| self.put(file)).collect();
+        stream::iter(puts)
+            .buffer_unordered(PUTS_AT_ONCE)
+            .try_collect::<()>()
+            .await?;
         Ok(files)
+    }
+
+    async fn put(&self, file: &SealedFile) -> Result<(), Error> {
+        let payload = PutPayload::from_bytes(file.bytes.clone());
+        let path = Path::parse(&file.path).map_err(|_| Error::Malformed {
+            what: "a file has no place",
+        })?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "engine::table writes its data files here"
+        )]
+        let put = self
+            .log
+            .store()
+            .put_opts(&path, payload, PutMode::Create.into())
+            .await;
+        put.map(drop).map_err(log::unavailable)
     }
 
     /// Removes files that are certainly in no entry. What this misses is garbage, and harmless.
@@ -371,16 +380,16 @@ impl Table {
                 .entry(file.key.epoch.epoch_id)
                 .or_insert(&file.key.epoch);
         }
-        stream::iter(wrapped)
+        let opened: Vec<_> = wrapped
+            .into_iter()
             .map(|(id, epoch)| async move {
                 let (tenant, silo) = (&self.name.tenant, &self.name.silo);
-                let key = self
-                    .shared
-                    .keys
-                    .open(tenant, silo, self.name.kind.purpose(), epoch)
-                    .await;
-                Ok((id, key?))
+                let purpose = self.name.kind.purpose();
+                let key = self.shared.keys.open(tenant, silo, purpose, epoch).await?;
+                Ok((id, key))
             })
+            .collect();
+        stream::iter(opened)
             .buffer_unordered(EPOCHS_AT_ONCE)
             .try_collect()
             .await
@@ -528,6 +537,43 @@ mod tests {
         append(&one, rows(&[row(1, "a")])).await;
         append(&two, rows(&[row(2, "a")])).await;
         assert_eq!(all(&one, &["record_id"]).await.num_rows(), 2);
+    }
+
+    #[tokio::test]
+    async fn destroying_the_key_of_records_leaves_evidence_readable() {
+        let world = World::new();
+        let kinds = [
+            TableKind::Records,
+            TableKind::Quarantine,
+            TableKind::Evidence,
+        ];
+        let mut tables = Vec::new();
+        for kind in kinds {
+            let table = world.open_kind("acme", kind).await.unwrap();
+            let batch = rows(&[row(1, "a")]);
+            let known: Vec<usize> = (0..batch.num_columns())
+                .filter(|&column| {
+                    let name = batch.schema_ref().field(column).name().clone();
+                    kind.schema().field_with_name(&name).is_ok()
+                })
+                .collect();
+            append(&table, batch.project(&known).unwrap()).await;
+            assert_eq!(all(&table, &["record_id", "stream"]).await.num_rows(), 1);
+            tables.push(table);
+        }
+        world.shred("acme").await;
+        for table in tables {
+            let state = table.state().await.unwrap();
+            let request = request(&state, &["record_id"]);
+            let planned = table.scan(state, request).await;
+            match table.kind() {
+                TableKind::Evidence => assert_eq!(run(planned.unwrap()).await.unwrap().len(), 1),
+                _ => assert!(
+                    matches!(planned, Err(Error::KeyUnavailable(_))),
+                    "{planned:?}"
+                ),
+            }
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! What the tests of this module share: a silo on disk, a local key service, and rows with a canary in them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -30,7 +30,7 @@ pub(crate) struct World {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) keys: Arc<KeyRing>,
     silo: Silo,
-    enrolled: Mutex<HashSet<TenantId>>,
+    enrolled: Mutex<HashMap<TenantId, TenantKeys>>,
 }
 
 impl World {
@@ -105,20 +105,35 @@ impl World {
 
     /// The records of a tenant, as a process that starts now finds them.
     pub(crate) async fn open(&self, tenant: &str) -> Result<Arc<Table>, Error> {
+        self.open_kind(tenant, TableKind::Records).await
+    }
+
+    pub(crate) async fn open_kind(
+        &self,
+        tenant: &str,
+        kind: TableKind,
+    ) -> Result<Arc<Table>, Error> {
         self.enroll(tenant).await;
-        let name = self.name(tenant, TableKind::Records);
-        self.tables()
-            .table(&name.tenant, &name.silo, name.kind)
-            .await
+        let name = self.name(tenant, kind);
+        self.tables().table(&name.tenant, &name.silo, kind).await
+    }
+
+    /// Destroys the key that seals a tenant's records.
+    pub(crate) async fn shred(&self, tenant: &str) {
+        let tenant = TenantId::parse(tenant).unwrap();
+        let key = self.enrolled.lock().unwrap()[&tenant].data.clone();
+        self.keys.kms().destroy(&key).await.unwrap();
+        self.keys.forget(&tenant);
     }
 
     async fn enroll(&self, tenant: &str) {
         let tenant = TenantId::parse(tenant).unwrap();
-        if self.enrolled.lock().unwrap().insert(tenant.clone()) {
+        if !self.enrolled.lock().unwrap().contains_key(&tenant) {
             let keys = TenantKeys::create(&**self.keys.kms(), &silo())
                 .await
                 .unwrap();
             self.keys.enroll(&tenant, &silo(), &keys).unwrap();
+            self.enrolled.lock().unwrap().insert(tenant, keys);
         }
     }
 
