@@ -6,4 +6,5 @@ pub mod evidence;
 pub mod ingest;
 pub mod query;
 pub mod record;
+mod sequencer;
 pub mod table;

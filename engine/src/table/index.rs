@@ -166,6 +166,18 @@ impl TableState {
         self.files.0.iter().map(|list| list.len()).sum()
     }
 
+    /// The same state with some of its files only, for readers that have seen the others.
+    pub(crate) fn only(&self, keep: impl Fn(&str) -> bool) -> Self {
+        let mut files = Files::default();
+        files.add(self.files.iter().filter(|file| keep(&file.path)).map(Arc::clone).collect());
+        Self { files, ..self.clone() }
+    }
+
+    /// The paths of the active files, relative to the table.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(|file| file.path.as_str())
+    }
+
     pub(crate) fn files(&self) -> impl Iterator<Item = &Arc<DataFile>> {
         self.files.iter()
     }
