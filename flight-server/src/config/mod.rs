@@ -105,3 +105,6 @@ pub fn from_text(
 ) -> Result<Config, Error> {
     resolved::resolve(raw::read(file, environment)?)
 }
+
+#[cfg(test)]
+mod tests;

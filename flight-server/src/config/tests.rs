@@ -1,0 +1,133 @@
+//! Whole configurations, accepted and refused.
+
+use std::time::Duration;
+
+use super::*;
+use crate::limits::Limits;
+
+#[track_caller]
+fn refuses(file: &str, setting: &str) {
+    match from_text(file, []).unwrap_err() {
+        Error::Refused { setting: found, .. } => assert_eq!(found, setting),
+        error => panic!("{error}"),
+    }
+}
+
+#[test]
+fn nothing_gives_one_silo_on_loopback_with_the_development_issuer() {
+    let config = from_text("", []).unwrap();
+    assert_eq!(config.silos.len(), 1);
+    let silo = &config.silos[0];
+    assert_eq!(silo.id.as_str(), "local");
+    assert_eq!(silo.flight.to_string(), "127.0.0.1:31337");
+    assert_eq!(silo.http.to_string(), "127.0.0.1:31380");
+    assert_eq!(config.admin.to_string(), "127.0.0.1:31390");
+    assert!(silo.root.as_str().ends_with("/trailhouse-data/"));
+    assert_eq!(config.control_root, silo.root);
+    assert!(config.keys_folder.is_absolute());
+    assert!(config.auth.developer);
+    assert_eq!(config.auth.leeway, Duration::from_secs(60));
+    assert_eq!(config.limits, Limits::default());
+}
+
+const TWO: &str = "
+    [silos.us]
+    root = '/srv/us'
+    flight = '127.0.0.1:2'
+    http = '127.0.0.1:3'
+    [silos.eu]
+    root = '/srv/eu'
+    flight = '127.0.0.1:4'
+    http = '127.0.0.1:5'
+";
+
+#[test]
+fn two_silos_have_their_own_roots_and_listeners() {
+    let config = from_text(TWO, []).unwrap();
+    let names: Vec<_> = config.silos.iter().map(|silo| silo.id.as_str()).collect();
+    assert_eq!(names, ["eu", "us"]);
+    assert_eq!(config.control_root.as_str(), "file:///srv/eu/");
+    assert_eq!(config.listeners().count(), 5);
+}
+
+#[test]
+fn several_silos_have_to_say_where_they_listen() {
+    refuses(
+        "[silos.a]\nroot='/a'\n[silos.b]\nroot='/b'",
+        "silos.a.flight",
+    );
+    refuses("[silos.a]\n[silos.b]", "silos.a.root");
+}
+
+#[test]
+fn what_would_collide_is_refused() {
+    refuses(&TWO.replace("/srv/us", "/srv/eu/us"), "silos.us.root");
+    refuses(
+        &TWO.replace("127.0.0.1:5", "127.0.0.1:2"),
+        "silos.us.flight",
+    );
+    refuses(
+        &format!("keys.folder = '/srv/eu/keys'\n{TWO}"),
+        "keys.folder",
+    );
+}
+
+#[test]
+fn the_development_issuer_stays_on_loopback() {
+    let outside = TWO.replace("127.0.0.1:2", "0.0.0.0:2");
+    refuses(&outside, "silos.us.flight");
+    refuses(
+        &format!("auth.developer = true\n{outside}"),
+        "silos.us.flight",
+    );
+    refuses(
+        &format!("admin.listen = '10.0.0.1:9'\n{TWO}"),
+        "admin.listen",
+    );
+    let issuer = "
+        [[auth.issuers]]
+        issuer = 'https://id.example'
+        audience = 'trailhouse'
+        jwks = 'https://id.example/keys'
+        profile = 'okta'
+    ";
+    let config = from_text(&format!("{outside}{issuer}"), []).unwrap();
+    assert!(!config.auth.developer);
+    assert_eq!(config.auth.issuers.len(), 1);
+    refuses(&format!("{outside}{issuer}{issuer}"), "auth.issuers");
+}
+
+#[test]
+fn somebody_has_to_be_believed() {
+    refuses("auth.developer = false", "auth.issuers");
+}
+
+#[test]
+fn keys_are_not_fetched_in_the_clear() {
+    let issuer = |jwks: &str| format!("[[auth.issuers]]\nissuer='i'\naudience='a'\njwks='{jwks}'");
+    refuses(&issuer("http://id.example/keys"), "auth.issuers.jwks");
+    refuses(&issuer("ftp://id.example/keys"), "auth.issuers.jwks");
+    assert!(from_text(&issuer("http://127.0.0.1:9/keys"), []).is_ok());
+    let config = from_text(&issuer("keys.json"), []).unwrap();
+    assert!(matches!(&config.auth.issuers[0].jwks, Jwks::File(path) if path.is_absolute()));
+}
+
+#[test]
+fn limits_and_logs_are_checked() {
+    refuses("limits.record_bytes = 0", "limits.record_bytes");
+    refuses("limits.record_bytes = 99999999", "limits.record_bytes");
+    refuses("limits.batch_bytes = 10", "limits.batch_bytes");
+    refuses("limits.query_memory_bytes = 1", "limits.query_memory_bytes");
+    refuses("log.format = 'xml'", "log.format");
+    refuses("auth.leeway_s = 3600", "auth.leeway_s");
+    refuses("admin.listen = 'localhost'", "admin.listen");
+    refuses("control.root = 's3://bucket'", "control.root");
+}
+
+#[test]
+fn the_example_file_is_a_configuration() {
+    let text = include_str!("../../../trailhouse.example.toml");
+    let config = from_text(text, []).unwrap();
+    assert_eq!(config.limits, Limits::default());
+    assert!(config.auth.developer);
+}
