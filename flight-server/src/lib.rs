@@ -11,3 +11,6 @@ pub mod limits;
 pub mod observe;
 pub mod problem;
 pub mod service;
+
+#[cfg(test)]
+mod world;

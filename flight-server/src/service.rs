@@ -1,1 +1,339 @@
-//! Empty so far.
+//! Everything a listener needs, built once from the configuration and handed to each.
+//!
+//! ```text
+//! config --> silo stores, local KMS --> key ring --> registry --> policies
+//!                                         '--> tables --> evidence --> gate
+//!                                                '------> ingest
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use catalog::clock::{Clock, Random, SystemClock, SystemRandom};
+use catalog::context::{IngressHeaders, TenantContext};
+use catalog::documents::Documents;
+use catalog::guard::{Denial, Gate};
+use catalog::ids::{RecordIds, SiloId};
+use catalog::keys::{self, KeyError, KeyRing, Kms, LocalKms, SecretKey};
+use catalog::policy::Policies;
+use catalog::tenant::{self, OnboardError, Registry};
+use engine::evidence::EvidenceLog;
+use engine::ingest::Ingest;
+use engine::table::{self, Silo, Tables};
+use http::{HeaderMap, header};
+use object_store::ObjectStore;
+use object_store::path::Path;
+
+use crate::auth::developer::{self, Developer};
+use crate::auth::{self, Authenticator};
+use crate::config::Config;
+use crate::observe::{self, Metrics};
+use crate::problem::Problem;
+
+/// Why a service cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A silo's root, or that of the control documents.
+    #[error("a storage root cannot be opened")]
+    Storage(#[source] table::Error),
+    /// The key folder, or a key in it.
+    #[error("the keys cannot be opened")]
+    Keys(#[from] KeyError),
+    /// The registry.
+    #[error("the registry cannot be opened")]
+    Registry(#[from] tenant::Error),
+    /// The reserved tenant, which takes the evidence that belongs to no other.
+    #[error("the system tenant cannot be made")]
+    System(#[from] OnboardError),
+    /// The development issuer's key.
+    #[error("the development issuer cannot be set up")]
+    Developer(#[from] developer::Error),
+    /// A trusted issuer.
+    #[error("a trusted issuer cannot be set up")]
+    Issuer(#[from] auth::Error),
+    /// Metrics.
+    #[error("nothing can be observed")]
+    Observe(#[from] observe::Error),
+    /// A configuration without a silo.
+    #[error("no silo is configured")]
+    NoSilo,
+}
+
+/// The parts of a running server. Handlers use them; none of them knows of a wire.
+#[derive(Debug)]
+pub struct Service {
+    /// What was configured.
+    pub config: Config,
+    /// Where time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where chance comes from.
+    pub random: Arc<dyn Random>,
+    /// The keys in use.
+    pub keys: Arc<KeyRing>,
+    /// Which tenants there are.
+    pub registry: Arc<Registry>,
+    /// What their policies say.
+    pub policies: Arc<Policies>,
+    /// Who decides.
+    pub gate: Arc<Gate>,
+    /// Where records lie.
+    pub tables: Arc<Tables>,
+    /// What writes them.
+    pub ingest: Arc<Ingest>,
+    /// Who calls.
+    pub authenticator: Authenticator,
+    /// The development issuer, where it runs.
+    pub developer: Option<Developer>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Seals Flight tickets. The same in every process over one control root, so that one redeems another's tickets.
+    pub ticket_key: SecretKey,
+    stopping: AtomicBool,
+}
+
+/// Chooses the TLS implementation of this process. Two are linked, and rustls does not choose between them.
+/// Every `main` and every test harness that talks TLS calls this; [`Service::build`] does too.
+pub fn install_tls_provider() {
+    // An error says that one is installed already, which is what is wanted.
+    drop(rustls::crypto::ring::default_provider().install_default());
+}
+
+impl Service {
+    /// Builds a service on the system's clock and chance.
+    ///
+    /// # Errors
+    /// When storage, keys or metrics are not to be had.
+    pub async fn build(config: Config) -> Result<Arc<Self>, Error> {
+        Self::build_with(config, Arc::new(SystemClock), Arc::new(SystemRandom)).await
+    }
+
+    /// The same, with time and chance given.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub async fn build_with(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Arc<Self>, Error> {
+        install_tls_provider();
+        let metrics = Metrics::install(config.limits.metric_tenants_max)?;
+        let developer = config
+            .auth
+            .developer
+            .then(|| Developer::open(&config.keys_folder, &*random))
+            .transpose()?;
+        let authenticator =
+            Authenticator::new(&config.auth, developer.as_ref(), Arc::clone(&clock))?;
+        let stores = Stores::open(&config)?;
+        let control = Control::open(&config, &stores, &clock, &random).await?;
+        let engine = Engine::open(stores, &control, &clock, &random);
+        let gate = Gate::new(
+            Arc::clone(&control.registry),
+            Arc::clone(&control.policies),
+            engine.evidence,
+            Arc::clone(&clock),
+        );
+        Ok(Arc::new(Self {
+            config,
+            clock,
+            random,
+            keys: control.keys,
+            registry: control.registry,
+            policies: control.policies,
+            gate: Arc::new(gate),
+            tables: engine.tables,
+            ingest: engine.ingest,
+            authenticator,
+            developer,
+            metrics,
+            ticket_key: control.secret.derive("tickets"),
+            stopping: AtomicBool::new(false),
+        }))
+    }
+
+    /// What a request's headers say beside its token.
+    #[must_use]
+    pub fn ingress(&self, headers: &HeaderMap) -> IngressHeaders {
+        let pairs = headers.iter().map(|(name, value)| {
+            // What is not text cannot be a name of ours either: it is refused where it is looked at.
+            let text = std::str::from_utf8(value.as_bytes()).unwrap_or("\u{fffd}");
+            (name.as_str(), text)
+        });
+        IngressHeaders::from_pairs(pairs, &*self.random)
+    }
+
+    /// Who makes this request: its token verified, its tenant found. A refusal names the request, and what there is
+    /// to record of it has been recorded.
+    ///
+    /// # Errors
+    /// The problem to answer with.
+    pub async fn context(&self, headers: &HeaderMap) -> Result<TenantContext, Problem> {
+        let ingress = self.ingress(headers);
+        match self.identify(headers, &ingress).await {
+            Ok(context) => {
+                observe::identified(context.tenant());
+                Ok(context)
+            }
+            Err(denial) => Err(Problem::from(denial).correlated(ingress.correlation())),
+        }
+    }
+
+    async fn identify(
+        &self,
+        headers: &HeaderMap,
+        ingress: &IngressHeaders,
+    ) -> Result<TenantContext, Denial> {
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        let authorization = match (values.next(), values.next()) {
+            (None, _) => None,
+            (Some(value), None) => Some(value.to_str().map_err(|_| Denial::InvalidToken)?),
+            // Which of them would count is a question nobody should be able to ask.
+            (Some(_), Some(_)) => return Err(Denial::InvalidToken),
+        };
+        let claims = self.authenticator.authenticate(authorization).await?;
+        self.gate.identify(&claims, ingress).await
+    }
+
+    /// Says that this process is about to stop, so that nobody sends it new work.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Whether this process is about to stop.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}
+
+/// The silos' storage, and that of the control documents.
+struct Stores {
+    silos: Vec<Silo>,
+    by_silo: BTreeMap<SiloId, Arc<dyn ObjectStore>>,
+    home: SiloId,
+    control: Arc<dyn ObjectStore>,
+}
+
+impl Stores {
+    fn open(config: &Config) -> Result<Self, Error> {
+        let mut silos = Vec::new();
+        for silo in &config.silos {
+            silos.push(Silo::open(silo.id.clone(), &silo.root).map_err(Error::Storage)?);
+        }
+        let home = config.silos.first().ok_or(Error::NoSilo)?;
+        // The same store object where the roots are the same: one door to one folder.
+        let existing = silos
+            .iter()
+            .zip(&config.silos)
+            .find(|(_, configured)| configured.root == config.control_root)
+            .map(|(silo, _)| silo.store());
+        let control = match existing {
+            Some(store) => store,
+            None => Silo::open(home.id.clone(), &config.control_root)
+                .map_err(Error::Storage)?
+                .store(),
+        };
+        Ok(Self {
+            by_silo: silos
+                .iter()
+                .map(|silo| (silo.id().clone(), silo.store()))
+                .collect(),
+            silos,
+            home: home.id.clone(),
+            control,
+        })
+    }
+}
+
+/// Keys, tenants and policies.
+struct Control {
+    keys: Arc<KeyRing>,
+    registry: Arc<Registry>,
+    policies: Arc<Policies>,
+    secret: SecretKey,
+}
+
+impl Control {
+    async fn open(
+        config: &Config,
+        stores: &Stores,
+        clock: &Arc<dyn Clock>,
+        random: &Arc<dyn Random>,
+    ) -> Result<Self, Error> {
+        let kms: Arc<dyn Kms> = Arc::new(LocalKms::open(&config.keys_folder, Arc::clone(random))?);
+        let keys = Arc::new(KeyRing::new(
+            Arc::clone(&kms),
+            stores.by_silo.clone(),
+            Arc::clone(clock),
+            Arc::clone(random),
+        ));
+        let registry = Registry::open(
+            Arc::clone(&stores.control),
+            &stores.home,
+            Arc::clone(&keys),
+            Arc::clone(clock),
+            Arc::clone(random),
+        );
+        let registry = Arc::new(registry.await?);
+        let documents = Documents::new(Arc::clone(&stores.control), Path::from("control"));
+        let secret = keys::root_secret(&*kms, &documents, &stores.home, &**random).await?;
+        let policies = Arc::new(Policies::new(
+            stores.by_silo.clone(),
+            Arc::clone(&registry),
+            kms,
+            Arc::clone(clock),
+        ));
+        tenant::onboard_system(&registry, &policies, &stores.home).await?;
+        Ok(Self {
+            keys,
+            registry,
+            policies,
+            secret,
+        })
+    }
+}
+
+/// What happens to records.
+struct Engine {
+    tables: Arc<Tables>,
+    evidence: Arc<EvidenceLog>,
+    ingest: Arc<Ingest>,
+}
+
+impl Engine {
+    fn open(
+        stores: Stores,
+        control: &Control,
+        clock: &Arc<dyn Clock>,
+        random: &Arc<dyn Random>,
+    ) -> Self {
+        let tables = Arc::new(Tables::new(
+            stores.silos,
+            Arc::clone(&control.keys),
+            Arc::clone(clock),
+            Arc::clone(random),
+        ));
+        let ids = Arc::new(RecordIds::new(Arc::clone(clock), Arc::clone(random)));
+        let evidence = Arc::new(EvidenceLog::new(
+            Arc::clone(&tables),
+            Arc::clone(&control.registry),
+            Arc::clone(clock),
+            Arc::clone(random),
+            Arc::clone(&ids),
+        ));
+        let ingest = Ingest::new(
+            Arc::clone(&tables),
+            Arc::clone(&control.keys),
+            Arc::clone(clock),
+            Arc::clone(random),
+            ids,
+        );
+        Self {
+            tables,
+            evidence,
+            ingest: Arc::new(ingest),
+        }
+    }
+}

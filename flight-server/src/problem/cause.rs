@@ -1,6 +1,8 @@
 //! What went wrong below, as a problem: one exhaustive match for each kind of failure, and no other anywhere.
 
 use catalog::guard::Denial;
+use engine::ingest::{self, Outcome, QuarantineReason, Receipt};
+use serde_json::json;
 
 use super::{Problem, Slug};
 
@@ -31,6 +33,77 @@ impl From<Denial> for Problem {
             Denial::PolicyInvalid(reasons) => problem.with("reasons", reasons),
             _ => problem,
         }
+    }
+}
+
+impl From<ingest::Error> for Problem {
+    fn from(error: ingest::Error) -> Self {
+        let detail = error.to_string();
+        match error {
+            ingest::Error::Denied(denial) => denial.into(),
+            ingest::Error::PayloadTooLarge => Self::new(Slug::PayloadTooLarge, detail),
+            ingest::Error::KeyUnavailable => Self::new(Slug::KeyUnavailable, detail),
+            ingest::Error::Unavailable => Self::new(Slug::Unavailable, detail),
+        }
+    }
+}
+
+impl Problem {
+    /// What to tell the sender of a record that was not simply stored.
+    ///
+    /// # Errors
+    /// Every outcome but an accepted record is a problem.
+    pub fn of_outcome(outcome: Outcome) -> Result<Receipt, Box<Self>> {
+        let problem = match outcome {
+            Outcome::Accepted(receipt) => return Ok(receipt),
+            Outcome::Invalid(violations) => {
+                let detail = match violations.len() {
+                    1 => "the record breaks the schema in one place".to_owned(),
+                    places => format!("the record breaks the schema in {places} places"),
+                };
+                let violations: Vec<_> = violations
+                    .iter()
+                    .map(|one| json!({"pointer": one.pointer, "message": one.message}))
+                    .collect();
+                Self::new(Slug::InvalidRecord, detail).with("violations", violations)
+            }
+            Outcome::TooLarge => Self::new(Slug::PayloadTooLarge, "the record is too large"),
+            Outcome::IdempotencyRequired => Self::new(
+                Slug::IdempotencyRequired,
+                "the record has no idempotency key, neither in its body nor in a header",
+            ),
+            Outcome::IdempotencyConflict {
+                submitted,
+                submitted_keyed,
+                stored_keyed,
+                evidence_ref,
+            } => Self::new(
+                Slug::IdempotencyConflict,
+                "the idempotency key was used for a record with another payload",
+            )
+            .with("submittedHash", submitted)
+            .with("submittedKeyedHash", submitted_keyed)
+            .with("storedKeyedHash", stored_keyed)
+            .with("evidenceRef", evidence_ref),
+            Outcome::Quarantined {
+                reason,
+                evidence_ref,
+            } => {
+                let (slug, detail) = match reason {
+                    QuarantineReason::TenantMismatch => (
+                        Slug::TenantMismatch,
+                        "the record names another tenant than its sender's; it was quarantined",
+                    ),
+                    QuarantineReason::IdempotencyMismatch => (
+                        Slug::IdempotencyMismatch,
+                        "the idempotency key was used for another payload; the record was quarantined",
+                    ),
+                };
+                let problem = Self::new(slug, detail).quarantined();
+                problem.with("evidenceRef", evidence_ref)
+            }
+        };
+        Err(Box::new(problem))
     }
 }
 
