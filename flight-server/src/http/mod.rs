@@ -1,1 +1,22 @@
-//! Empty so far.
+//! HTTP: records in, problems out, and what an operator's probes ask.
+//!
+//! ```text
+//! router   path --> handler; every answer gets its request id, every request its count
+//! records  headers --> context --> permit --> body --> engine::ingest --> receipts
+//! ```
+//!
+//! The body is read last: nobody makes this server hold megabytes without being allowed to write.
+
+mod batch;
+mod body;
+mod headers;
+mod health;
+mod problems;
+mod receipt;
+mod records;
+mod router;
+
+pub use router::{admin, silo};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+//! What the headers of a write say beside who makes it: stream, key, schema version, media type.
+
+use axum::http::Uri;
+use catalog::ids::StreamName;
+use http::{HeaderMap, HeaderName, header};
+
+use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
+use crate::problem::{Problem, Slug};
+
+/// The one schema this server speaks.
+const SCHEMA: &str = "audit-record";
+const SCHEMA_MAJOR: &str = "1";
+
+/// A header's value, if it is there once and is text.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().map(|text| Some(text.trim())).map_err(|_| {
+            Problem::new(
+                Slug::InvalidRecord,
+                format!("the header {name} is not text"),
+            )
+        }),
+        (Some(_), Some(_)) => Err(Problem::new(
+            Slug::InvalidRecord,
+            format!("the header {name} is there more than once"),
+        )),
+    }
+}
+
+/// The idempotency key, under either name; both may be there if they agree.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    const PLAIN: HeaderName = HeaderName::from_static("idempotency-key");
+    const PREFIXED: HeaderName = HeaderName::from_static("x-idempotency-key");
+    let key = match (single(headers, &PLAIN)?, single(headers, &PREFIXED)?) {
+        (Some(plain), Some(prefixed)) if plain != prefixed => {
+            let detail = "Idempotency-Key and X-Idempotency-Key differ";
+            return Err(Problem::new(Slug::InvalidRecord, detail));
+        }
+        (Some(key), _) | (None, Some(key)) => key,
+        (None, None) => return Ok(None),
+    };
+    if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+        let detail = format!("an idempotency key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes");
+        return Err(Problem::new(Slug::InvalidRecord, detail));
+    }
+    Ok(Some(key.to_owned()))
+}
+
+/// The stream, from `?stream=` or `x-stream`; both may be there if they agree.
+pub(super) fn stream(uri: &Uri, headers: &HeaderMap) -> Result<Option<StreamName>, Problem> {
+    const HEADER: HeaderName = HeaderName::from_static("x-stream");
+    let mut named: Option<StreamName> = None;
+    let query = uri.query().unwrap_or_default().as_bytes();
+    let in_query: Vec<String> = url::form_urlencoded::parse(query)
+        .filter(|(name, _)| name == "stream")
+        .map(|(_, value)| value.into_owned())
+        .collect();
+    let in_header = single(headers, &HEADER)?.map(str::to_owned);
+    for text in in_query.into_iter().chain(in_header) {
+        let stream = StreamName::parse(&text)
+            .map_err(|_| Problem::new(Slug::InvalidRecord, "the stream's name is malformed"))?;
+        if named.as_ref().is_some_and(|named| *named != stream) {
+            let detail = "the stream is named twice, and differently";
+            return Err(Problem::new(Slug::InvalidRecord, detail));
+        }
+        named = Some(stream);
+    }
+    Ok(named)
+}
+
+/// Refuses an `Accept-Schema` that asks for anything but version 1 of the audit record.
+pub(super) fn check_schema(headers: &HeaderMap) -> Result<(), Problem> {
+    const ACCEPT_SCHEMA: HeaderName = HeaderName::from_static("accept-schema");
+    let Some(accepted) = single(headers, &ACCEPT_SCHEMA)? else {
+        return Ok(());
+    };
+    // A list, like Accept: one that we speak is enough.
+    if accepted.split(',').any(is_our_schema) {
+        return Ok(());
+    }
+    let detail = format!("this server speaks {SCHEMA};v={SCHEMA_MAJOR}");
+    Err(Problem::new(Slug::UnsupportedSchema, detail))
+}
+
+fn is_our_schema(accepted: &str) -> bool {
+    let mut parts = accepted.split(';').map(str::trim);
+    let name = parts.next().unwrap_or_default();
+    let name_fits = name.eq_ignore_ascii_case(SCHEMA) || name == "*";
+    let version_fits = parts
+        .filter_map(|parameter| parameter.split_once('='))
+        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("v"))
+        .all(|(_, version)| version.trim() == SCHEMA_MAJOR);
+    name_fits && version_fits
+}
+
+/// Refuses a body of another media type, and one that is compressed.
+pub(super) fn check_media_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Problem> {
+    let refused = |detail: String| Err(Problem::new(Slug::UnsupportedMediaType, detail));
+    if headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .any(|coding| coding != "identity")
+    {
+        return refused("bodies are taken uncompressed".to_owned());
+    }
+    let given = single(headers, &header::CONTENT_TYPE)?.unwrap_or_default();
+    let (essence, parameters) = given.split_once(';').unwrap_or((given, ""));
+    let essence = essence.trim().to_ascii_lowercase();
+    let utf8 = parameters
+        .split(';')
+        .filter_map(|parameter| parameter.split_once('='))
+        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
+        .all(|(_, set)| set.trim().trim_matches('"').eq_ignore_ascii_case("utf-8"));
+    if accepted.contains(&essence.as_str()) && utf8 {
+        Ok(())
+    } else {
+        refused(format!(
+            "the body has to be {}, in UTF-8",
+            accepted.join(" or ")
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    #[track_caller]
+    fn refused<T: std::fmt::Debug>(outcome: Result<T, Problem>, slug: Slug) {
+        assert_eq!(outcome.unwrap_err().slug(), slug);
+    }
+
+    #[test]
+    fn both_names_of_the_key_are_taken_if_they_agree() {
+        let key = |pairs: &[(&'static str, &str)]| idempotency_key(&headers(pairs));
+        assert_eq!(key(&[]).unwrap(), None);
+        for pairs in [
+            &[("idempotency-key", "k1")][..],
+            &[("x-idempotency-key", "k1")],
+            &[("idempotency-key", "k1"), ("x-idempotency-key", "k1")],
+        ] {
+            assert_eq!(key(pairs).unwrap().as_deref(), Some("k1"));
+        }
+        refused(
+            key(&[("idempotency-key", "k1"), ("x-idempotency-key", "k2")]),
+            Slug::InvalidRecord,
+        );
+        refused(
+            key(&[("idempotency-key", "k1"), ("idempotency-key", "k1")]),
+            Slug::InvalidRecord,
+        );
+        refused(key(&[("idempotency-key", "")]), Slug::InvalidRecord);
+        refused(
+            key(&[("idempotency-key", &"k".repeat(257))]),
+            Slug::InvalidRecord,
+        );
+    }
+
+    #[test]
+    fn the_stream_comes_from_either_place() {
+        let named = |uri: &str, pairs: &[(&'static str, &str)]| {
+            stream(&uri.parse().unwrap(), &headers(pairs))
+        };
+        assert_eq!(named("/r", &[]).unwrap(), None);
+        let security = Some(StreamName::parse("audit.security").unwrap());
+        assert_eq!(named("/r?stream=audit.security", &[]).unwrap(), security);
+        assert_eq!(
+            named("/r?x=1", &[("x-stream", "Audit.Security")]).unwrap(),
+            security
+        );
+        assert_eq!(
+            named(
+                "/r?stream=audit%2Esecurity",
+                &[("x-stream", "audit.security")]
+            )
+            .unwrap(),
+            security
+        );
+        refused(
+            named("/r?stream=audit.default", &[("x-stream", "audit.security")]),
+            Slug::InvalidRecord,
+        );
+        refused(named("/r?stream=a&stream=b", &[]), Slug::InvalidRecord);
+        refused(named("/r?stream=", &[]), Slug::InvalidRecord);
+        refused(named("/r?stream=../x", &[]), Slug::InvalidRecord);
+    }
+
+    #[test]
+    fn only_version_one_of_the_schema_is_spoken() {
+        for good in [
+            "audit-record;v=1",
+            "Audit-Record; v=1",
+            "audit-record",
+            "other;v=3, audit-record;v=1",
+        ] {
+            assert!(
+                check_schema(&headers(&[("accept-schema", good)])).is_ok(),
+                "{good}"
+            );
+        }
+        assert!(check_schema(&headers(&[])).is_ok());
+        for bad in ["audit-record;v=2", "other", "", "audit-record;v=1.0"] {
+            refused(
+                check_schema(&headers(&[("accept-schema", bad)])),
+                Slug::UnsupportedSchema,
+            );
+        }
+    }
+
+    #[test]
+    fn other_bodies_than_plain_json_in_utf8_are_refused() {
+        let check = |pairs: &[(&'static str, &str)]| {
+            check_media_type(&headers(pairs), &["application/json"])
+        };
+        for good in [
+            "application/json",
+            "Application/JSON; charset=UTF-8",
+            "application/json;charset=\"utf-8\"",
+        ] {
+            assert!(check(&[("content-type", good)]).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "text/plain",
+            "application/jsonx",
+            "application/json; charset=latin1",
+        ] {
+            refused(check(&[("content-type", bad)]), Slug::UnsupportedMediaType);
+        }
+        refused(check(&[]), Slug::UnsupportedMediaType);
+        refused(
+            check(&[
+                ("content-type", "application/json"),
+                ("content-encoding", "gzip"),
+            ]),
+            Slug::UnsupportedMediaType,
+        );
+    }
+}

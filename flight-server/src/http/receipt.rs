@@ -1,0 +1,59 @@
+//! What became of a record, as its sender reads it: a receipt or a problem, the same in a batch and alone.
+
+use catalog::ids::TenantId;
+use engine::ingest::{Outcome, Receipt};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::problem::Problem;
+
+/// One record's answer.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// It is stored.
+    Stored(Value),
+    /// It is not, or not where it was meant to go.
+    Problem(Box<Problem>),
+}
+
+impl Answer {
+    /// The answer to this outcome.
+    pub(super) fn of(outcome: Outcome, tenant: &TenantId) -> Self {
+        match Problem::of_outcome(outcome) {
+            Ok(receipt) => Self::Stored(json_of(&receipt, tenant)),
+            Err(problem) => Self::Problem(problem),
+        }
+    }
+
+    /// The status of this record, in a batch as alone.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Stored(_) => StatusCode::OK,
+            Self::Problem(problem) => problem.status(),
+        }
+    }
+}
+
+/// The name under which an outcome is counted.
+pub(super) fn label(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Accepted(receipt) if receipt.duplicate => "duplicate",
+        Outcome::Accepted(_) => "accepted",
+        Outcome::Invalid(_) => "invalid",
+        Outcome::TooLarge => "too-large",
+        Outcome::IdempotencyRequired => "idempotency-required",
+        Outcome::IdempotencyConflict { .. } => "idempotency-conflict",
+        Outcome::Quarantined { .. } => "quarantined",
+    }
+}
+
+fn json_of(receipt: &Receipt, tenant: &TenantId) -> Value {
+    json!({
+        "recordId": receipt.record_id,
+        "tenantId": tenant,
+        "policyVersion": receipt.policy_version,
+        "stream": receipt.stream,
+        "leafIndex": receipt.leaf_index,
+        "duplicate": receipt.duplicate,
+    })
+}

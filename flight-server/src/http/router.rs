@@ -1,0 +1,119 @@
+//! Which path is what, on the listeners of a silo and on the admin listener.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{FromRef, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+use catalog::ids::SiloId;
+use http::{HeaderMap, HeaderValue};
+
+use super::{health, problems, records};
+use crate::observe::{CORRELATION_ID, Seen, observed};
+use crate::problem::{Problem, REQUEST_ID, Slug};
+use crate::service::Service;
+
+/// What the handlers of a silo's listener know.
+#[derive(Clone, Debug)]
+pub(super) struct Listener {
+    pub(super) service: Arc<Service>,
+    pub(super) silo: SiloId,
+}
+
+/// What the handlers of the admin listener know.
+#[derive(Clone, Debug)]
+pub(super) struct Admin {
+    pub(super) service: Arc<Service>,
+}
+
+impl FromRef<Listener> for Admin {
+    fn from_ref(listener: &Listener) -> Self {
+        Self {
+            service: Arc::clone(&listener.service),
+        }
+    }
+}
+
+/// What a silo's HTTP listener serves.
+pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
+    let observed = Arc::clone(&service);
+    Router::new()
+        .route("/v1/audit/records", post(records::one))
+        .route("/v1/audit/records:batch", post(records::many))
+        .route("/problems/{slug}", get(problems::document))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .fallback(nothing)
+        .method_not_allowed_fallback(nothing)
+        .layer(middleware::from_fn_with_state(observed, observe))
+        .with_state(Listener { service, silo })
+}
+
+/// What the admin listener serves.
+pub fn admin(service: Arc<Service>) -> Router {
+    let observed = Arc::clone(&service);
+    Router::new()
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .fallback(nothing)
+        .method_not_allowed_fallback(nothing)
+        .layer(middleware::from_fn_with_state(observed, observe))
+        .with_state(Admin { service })
+}
+
+async fn nothing(headers: HeaderMap) -> Problem {
+    not_found("there is nothing of this name and method", &headers)
+}
+
+/// A problem of a request that is nobody's yet. `observe` has seen to its correlation id.
+pub(super) fn not_found(detail: &str, headers: &HeaderMap) -> Problem {
+    let problem = Problem::new(Slug::NotFound, detail);
+    let correlation = headers.get(CORRELATION_ID).and_then(|id| id.to_str().ok());
+    match correlation {
+        Some(correlation) => problem.correlated(correlation),
+        None => problem,
+    }
+}
+
+/// A bounded name for the path: the path itself could carry anything into logs and metrics.
+fn route(path: &str) -> &'static str {
+    match path {
+        "/v1/audit/records" => "records",
+        "/v1/audit/records:batch" => "records-batch",
+        "/healthz" => "healthz",
+        "/readyz" => "readyz",
+        "/metrics" => "metrics",
+        path if path.starts_with("/problems/") => "problems",
+        _ => "other",
+    }
+}
+
+/// Gives every request its id and every answer the same, and counts both.
+async fn observe(
+    State(service): State<Arc<Service>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let correlation = service.ingress(request.headers()).correlation().clone();
+    let id = HeaderValue::from_str(correlation.as_str()).ok();
+    if let Some(id) = &id {
+        // From here on there is one id, also where the caller sent none or one that is none.
+        request.headers_mut().insert(CORRELATION_ID, id.clone());
+    }
+    let route = route(request.uri().path());
+    let seen = Seen {
+        transport: "http",
+        route,
+        correlation,
+        quiet: matches!(route, "healthz" | "readyz" | "metrics"),
+    };
+    let status = |response: &Response| response.status().as_u16().to_string();
+    let mut response = observed(seen, next.run(request), status).await;
+    if let Some(id) = id {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
