@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use catalog::clock::{Clock, Random};
-use catalog::evidence::{Evidence, EvidenceEntry, EvidenceReceipt, EvidenceRef, EvidenceUnavailable};
+use catalog::evidence::{
+    Evidence, EvidenceEntry, EvidenceReceipt, EvidenceRef, EvidenceUnavailable,
+};
 use catalog::ids::{RecordIds, StreamName, TenantId};
 use catalog::policy::RetentionClass;
 use catalog::tenant::Registry;
@@ -42,7 +44,16 @@ impl EvidenceLog {
         random: Arc<dyn Random>,
         ids: Arc<RecordIds>,
     ) -> Self {
-        Self { parts: Parts { tables, registry, clock, random, ids }, queues: Arc::default() }
+        Self {
+            parts: Parts {
+                tables,
+                registry,
+                clock,
+                random,
+                ids,
+            },
+            queues: Arc::default(),
+        }
     }
 }
 
@@ -54,12 +65,18 @@ impl fmt::Debug for EvidenceLog {
 
 impl Evidence for EvidenceLog {
     fn record(&self, entry: EvidenceEntry) -> EvidenceReceipt {
-        let lane = || EvidenceLane { tenant: entry.tenant.clone(), parts: self.parts.clone() };
+        let lane = || EvidenceLane {
+            tenant: entry.tenant.clone(),
+            parts: self.parts.clone(),
+        };
         // Queued now, not when the receipt is polled: a dropped receipt loses the answer, never the entry.
         let answer = self.queues.of(&entry.tenant, lane).submit(entry.clone());
         async move {
             let answer = answer.ok_or(EvidenceUnavailable)?;
-            answer.await.map_err(|_| EvidenceUnavailable)?.map_err(|_| EvidenceUnavailable)
+            answer
+                .await
+                .map_err(|_| EvidenceUnavailable)?
+                .map_err(|_| EvidenceUnavailable)
         }
         .boxed()
         .shared()
@@ -77,7 +94,8 @@ impl Lane for EvidenceLane {
     type Reply = Reply;
 
     async fn commit(&mut self, jobs: Vec<Job<EvidenceEntry, Reply>>) {
-        let (entries, replies): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.work, job.reply)).unzip();
+        let (entries, replies): (Vec<_>, Vec<_>) =
+            jobs.into_iter().map(|job| (job.work, job.reply)).unzip();
         match self.store(&entries).await {
             Ok(refs) => {
                 for (reply, evidence) in replies.into_iter().zip(refs) {
@@ -96,9 +114,18 @@ impl Lane for EvidenceLane {
 
 impl EvidenceLane {
     async fn store(&self, entries: &[EvidenceEntry]) -> Result<Vec<EvidenceRef>, LaneError> {
-        let tenant = self.parts.registry.get(&self.tenant).await.map_err(|_| LaneError::Unavailable)?;
+        let tenant = self
+            .parts
+            .registry
+            .get(&self.tenant)
+            .await
+            .map_err(|_| LaneError::Unavailable)?;
         let tenant = tenant.ok_or(LaneError::Unavailable)?;
-        let table = self.parts.tables.table(&self.tenant, &tenant.silo, TableKind::Evidence).await?;
+        let table = self
+            .parts
+            .tables
+            .table(&self.tenant, &tenant.silo, TableKind::Evidence)
+            .await?;
         let stream = StreamName::evidence();
         for _ in 0..ROUNDS_MAX {
             let state = table.state().await?;
@@ -106,13 +133,19 @@ impl EvidenceLane {
             let rows: Vec<_> = entries
                 .iter()
                 .map(|entry| {
-                    let leaf = leaves.next(stream.as_str(), || state.txn(&log_app_id(stream.as_str())));
+                    let leaf =
+                        leaves.next(stream.as_str(), || state.txn(&log_app_id(stream.as_str())));
                     batch::evidence_record(entry, self.place(leaf))
                 })
                 .collect();
-            let refs = rows.iter().map(|row| EvidenceRef(row.record_id.to_string())).collect();
+            let refs = rows
+                .iter()
+                .map(|row| EvidenceRef(row.record_id.to_string()))
+                .collect();
             let batch = batch::evidence(rows).map_err(|_| LaneError::Unavailable)?;
-            let outcome = table.append(&state, vec![batch], leaves.into_txns(), Vec::new()).await?;
+            let outcome = table
+                .append(&state, vec![batch], leaves.into_txns(), Vec::new())
+                .await?;
             if matches!(outcome, AppendOutcome::Committed { .. }) {
                 return Ok(refs);
             }

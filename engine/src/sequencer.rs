@@ -33,7 +33,10 @@ pub(crate) enum LaneError {
 
 impl From<table::Error> for LaneError {
     fn from(error: table::Error) -> Self {
-        tracing::warn!(error = &error as &dyn std::error::Error, "a group was not committed");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "a group was not committed"
+        );
         match error {
             table::Error::KeyUnavailable(_) => Self::KeyUnavailable,
             table::Error::Tampered { .. }
@@ -58,7 +61,10 @@ pub(crate) trait Lane: Send + 'static {
     type Reply: Send;
 
     /// Commits one group and answers every job of it.
-    fn commit(&mut self, jobs: Vec<Job<Self::Work, Self::Reply>>) -> impl Future<Output = ()> + Send;
+    fn commit(
+        &mut self,
+        jobs: Vec<Job<Self::Work, Self::Reply>>,
+    ) -> impl Future<Output = ()> + Send;
 }
 
 /// The queue of one lane.
@@ -69,7 +75,9 @@ pub(crate) struct Queue<W, R> {
 
 impl<W, R> Clone for Queue<W, R> {
     fn clone(&self) -> Self {
-        Self { jobs: self.jobs.clone() }
+        Self {
+            jobs: self.jobs.clone(),
+        }
     }
 }
 
@@ -106,7 +114,10 @@ impl<W: Send + 'static, R: Send + 'static> Queues<W, R> {
         L: Lane<Work = W, Reply = R>,
     {
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        queues.entry(tenant.clone()).or_insert_with(|| Queue::start(lane())).clone()
+        queues
+            .entry(tenant.clone())
+            .or_insert_with(|| Queue::start(lane()))
+            .clone()
     }
 }
 
@@ -133,7 +144,10 @@ impl Leaves {
     pub(crate) fn next(&mut self, stream: &str, committed: impl FnOnce() -> Option<i64>) -> i64 {
         let size = match self.sizes.get_mut(stream) {
             Some(size) => size,
-            None => self.sizes.entry(stream.to_owned()).or_insert_with(|| committed().unwrap_or(0)),
+            None => self
+                .sizes
+                .entry(stream.to_owned())
+                .or_insert_with(|| committed().unwrap_or(0)),
         };
         let index = *size;
         *size += 1;
@@ -142,7 +156,10 @@ impl Leaves {
 
     /// The `txn` actions of a commit: each stream's new tree size.
     pub(crate) fn into_txns(self) -> Vec<(String, i64)> {
-        self.sizes.into_iter().map(|(stream, size)| (log_app_id(&stream), size)).collect()
+        self.sizes
+            .into_iter()
+            .map(|(stream, size)| (log_app_id(&stream), size))
+            .collect()
     }
 }
 
@@ -175,16 +192,24 @@ mod tests {
     async fn what_waits_shares_one_commit() {
         let gate = Arc::new(Semaphore::new(0));
         let commits = Arc::new(AtomicUsize::new(0));
-        let queue = Queue::start(Counting { gate: Arc::clone(&gate), commits: Arc::clone(&commits) });
+        let queue = Queue::start(Counting {
+            gate: Arc::clone(&gate),
+            commits: Arc::clone(&commits),
+        });
         let first = queue.submit(1).expect("queued");
         tokio::task::yield_now().await;
-        let rest: Vec<_> = (2..50).map(|work| queue.submit(work).expect("queued")).collect();
+        let rest: Vec<_> = (2..50)
+            .map(|work| queue.submit(work).expect("queued"))
+            .collect();
         gate.add_permits(10);
         assert_eq!(first.await.expect("answered"), 2);
         for (position, answer) in rest.into_iter().enumerate() {
             assert_eq!(answer.await.expect("answered"), (position + 2) * 2);
         }
-        assert!(commits.load(Ordering::SeqCst) <= 3, "49 jobs took {commits:?} commits");
+        assert!(
+            commits.load(Ordering::SeqCst) <= 3,
+            "49 jobs took {commits:?} commits"
+        );
     }
 
     #[test]
@@ -195,7 +220,10 @@ mod tests {
         assert_eq!(leaves.next("audit.security", || None), 0);
         assert_eq!(
             leaves.into_txns(),
-            [("th.log:audit.default".to_owned(), 9), ("th.log:audit.security".to_owned(), 1)]
+            [
+                ("th.log:audit.default".to_owned(), 9),
+                ("th.log:audit.security".to_owned(), 1)
+            ]
         );
     }
 }

@@ -20,8 +20,14 @@ use crate::table::{self, ScanRequest, Table, TableState};
 use super::outcome::Receipt;
 
 /// What the index needs of a row.
-const COLUMNS: [&str; 6] =
-    ["idempotency_key", "payload_hash", "record_id", "policy_version", "stream", "leaf_index"];
+const COLUMNS: [&str; 6] = [
+    "idempotency_key",
+    "payload_hash",
+    "record_id",
+    "policy_version",
+    "stream",
+    "leaf_index",
+];
 
 /// SHA-256 of a stored idempotency key: the full digest, since a short one could be collided on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,15 +61,27 @@ impl Index {
 
     /// Reads the files of `state` that the index has not seen: all of them after a start, those of other writers (or
     /// of a commit whose answer was lost) later.
-    pub(crate) async fn catch_up(&mut self, table: &Table, state: &Arc<TableState>) -> Result<(), table::Error> {
+    pub(crate) async fn catch_up(
+        &mut self,
+        table: &Table,
+        state: &Arc<TableState>,
+    ) -> Result<(), table::Error> {
         let new = Arc::new(state.only(|path| !self.files.contains(path)));
         if new.file_count() == 0 {
             return Ok(());
         }
-        let projection = COLUMNS.iter().filter_map(|name| state.schema.index_of(name).ok()).collect();
-        let request = ScanRequest { projection, predicate: None, target_partitions: 1 };
+        let projection = COLUMNS
+            .iter()
+            .filter_map(|name| state.schema.index_of(name).ok())
+            .collect();
+        let request = ScanRequest {
+            projection,
+            predicate: None,
+            target_partitions: 1,
+        };
         let plan = table.scan(Arc::clone(&new), request).await?;
-        let mut rows = execute_stream(plan, Arc::new(TaskContext::default())).map_err(unreadable)?;
+        let mut rows =
+            execute_stream(plan, Arc::new(TaskContext::default())).map_err(unreadable)?;
         while let Some(batch) = rows.try_next().await.map_err(unreadable)? {
             self.add_rows(&batch)?;
         }
@@ -73,22 +91,34 @@ impl Index {
 
     fn add_rows(&mut self, batch: &RecordBatch) -> Result<(), table::Error> {
         let text = |name: &str| {
-            let column = batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+            let column = batch
+                .column_by_name(name)
+                .and_then(|column| column.as_string_opt::<i32>());
             column.ok_or_else(malformed)
         };
-        let (keys, hashes, ids) = (text("idempotency_key")?, text("payload_hash")?, text("record_id")?);
+        let (keys, hashes, ids) = (
+            text("idempotency_key")?,
+            text("payload_hash")?,
+            text("record_id")?,
+        );
         let (policies, streams) = (text("policy_version")?, text("stream")?);
-        let leaves = batch.column_by_name("leaf_index").and_then(|column| column.as_primitive_opt::<Int64Type>());
+        let leaves = batch
+            .column_by_name("leaf_index")
+            .and_then(|column| column.as_primitive_opt::<Int64Type>());
         let leaves = leaves.ok_or_else(malformed)?;
         for row in (0..batch.num_rows()).filter(|row| keys.is_valid(*row)) {
             let receipt = Receipt {
                 record_id: RecordId::parse(ids.value(row)).map_err(|_| malformed())?,
-                policy_version: PolicyVersion::parse(policies.value(row)).map_err(|_| malformed())?,
+                policy_version: PolicyVersion::parse(policies.value(row))
+                    .map_err(|_| malformed())?,
                 stream: StreamName::parse(streams.value(row)).map_err(|_| malformed())?,
                 leaf_index: leaves.value(row),
                 duplicate: true,
             };
-            let known = Known { payload_hash: hashes.value(row).to_owned(), receipt };
+            let known = Known {
+                payload_hash: hashes.value(row).to_owned(),
+                receipt,
+            };
             self.known.insert(KeyDigest::of(keys.value(row)), known);
         }
         Ok(())
@@ -96,10 +126,14 @@ impl Index {
 }
 
 fn malformed() -> table::Error {
-    table::Error::Tampered { what: "a stored record has no receipt" }
+    table::Error::Tampered {
+        what: "a stored record has no receipt",
+    }
 }
 
 /// A file that does not decrypt keeps the tenant from writing: to go on could store a record twice.
 fn unreadable(_: DataFusionError) -> table::Error {
-    table::Error::Tampered { what: "stored records cannot be read back" }
+    table::Error::Tampered {
+        what: "stored records cannot be read back",
+    }
 }

@@ -63,7 +63,9 @@ impl Lane for RecordLane {
         let stored = self.store(&mut candidates).await;
         let mut dispositions = stored.as_ref().map(|all| all.iter().cloned());
         for (reply, size) in waiting {
-            let own = dispositions.as_mut().map(|all| all.by_ref().take(size).collect());
+            let own = dispositions
+                .as_mut()
+                .map(|all| all.by_ref().take(size).collect());
             // A caller that went away finds its receipt by sending the record again.
             let _ = reply.send(own.map_err(|error| **error));
         }
@@ -80,7 +82,10 @@ struct Round {
 impl RecordLane {
     /// Repeats rounds until one commits; a round that loses against another writer has stored nothing.
     async fn store(&mut self, candidates: &mut [Candidate]) -> Result<Vec<Disposition>, LaneError> {
-        let table = self.tables.table(&self.tenant, &self.silo, TableKind::Records).await?;
+        let table = self
+            .tables
+            .table(&self.tenant, &self.silo, TableKind::Records)
+            .await?;
         for _ in 0..ROUNDS_MAX {
             let state = table.state().await?;
             self.index.catch_up(&table, &state).await?;
@@ -89,11 +94,15 @@ impl RecordLane {
                 return Ok(round.dispositions);
             }
             let promoted: [&str; 0] = [];
-            let batch = batch::records(round.rows, &promoted).map_err(|_| LaneError::Unavailable)?;
+            let batch =
+                batch::records(round.rows, &promoted).map_err(|_| LaneError::Unavailable)?;
             let started = Instant::now();
-            let outcome = table.append(&state, vec![batch], round.leaves.into_txns(), Vec::new()).await?;
+            let outcome = table
+                .append(&state, vec![batch], round.leaves.into_txns(), Vec::new())
+                .await?;
             if matches!(outcome, AppendOutcome::Committed { .. }) {
-                metrics::histogram!("trailhouse_commit_seconds").record(started.elapsed().as_secs_f64());
+                metrics::histogram!("trailhouse_commit_seconds")
+                    .record(started.elapsed().as_secs_f64());
                 return Ok(round.dispositions);
             }
         }
@@ -102,19 +111,34 @@ impl RecordLane {
 
     fn plan(&self, candidates: &mut [Candidate], state: &TableState) -> Round {
         let ingested_at = self.clock.now();
-        let mut round =
-            Round { dispositions: Vec::with_capacity(candidates.len()), rows: Vec::new(), leaves: Leaves::default() };
+        let mut round = Round {
+            dispositions: Vec::with_capacity(candidates.len()),
+            rows: Vec::new(),
+            leaves: Leaves::default(),
+        };
         // Keys that this group stores, with their payload hashes and receipts.
         let mut group: HashMap<KeyDigest, (String, Receipt)> = HashMap::new();
         for candidate in candidates {
             let payload_hash = candidate.stored.payload_hash.clone().unwrap_or_default();
-            let indexed = self.index.get(&candidate.key).map(|known| (&known.payload_hash, &known.receipt));
-            let known = indexed.or_else(|| group.get(&candidate.key).map(|(hash, receipt)| (hash, receipt)));
+            let indexed = self
+                .index
+                .get(&candidate.key)
+                .map(|known| (&known.payload_hash, &known.receipt));
+            let known = indexed.or_else(|| {
+                group
+                    .get(&candidate.key)
+                    .map(|(hash, receipt)| (hash, receipt))
+            });
             let disposition = match known {
                 Some((stored, receipt)) if *stored == payload_hash => {
-                    Disposition::Stored(Receipt { duplicate: true, ..receipt.clone() })
+                    Disposition::Stored(Receipt {
+                        duplicate: true,
+                        ..receipt.clone()
+                    })
                 }
-                Some((stored, _)) => Disposition::Mismatch { stored_keyed: stored.clone() },
+                Some((stored, _)) => Disposition::Mismatch {
+                    stored_keyed: stored.clone(),
+                },
                 None => {
                     let receipt = place(candidate, ingested_at, &mut round.leaves, state);
                     round.rows.push(candidate.stored.clone());
@@ -136,7 +160,9 @@ fn place(
     state: &TableState,
 ) -> Receipt {
     let stored = &mut candidate.stored;
-    let leaf_index = leaves.next(stored.stream.as_str(), || state.txn(&log_app_id(stored.stream.as_str())));
+    let leaf_index = leaves.next(stored.stream.as_str(), || {
+        state.txn(&log_app_id(stored.stream.as_str()))
+    });
     stored.ingested_at = ingested_at;
     stored.leaf_index = Some(leaf_index);
     Receipt {

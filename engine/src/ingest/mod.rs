@@ -113,7 +113,10 @@ impl Ingest {
             random,
             ids,
             room: Semaphore::new(IN_FLIGHT_KIB_MAX),
-            redactors: Cache::builder().max_capacity(REDACTORS_MAX).time_to_live(REDACTOR_LIFETIME).build(),
+            redactors: Cache::builder()
+                .max_capacity(REDACTORS_MAX)
+                .time_to_live(REDACTOR_LIFETIME)
+                .build(),
             records: Queues::default(),
             quarantine: Queues::default(),
         }
@@ -140,12 +143,19 @@ impl Ingest {
                 Err(refused) => batch.settled.push((position, refused)),
             }
         }
-        let dispositions = self.store(decision, std::mem::take(&mut batch.candidates)).await?;
+        let dispositions = self
+            .store(decision, std::mem::take(&mut batch.candidates))
+            .await?;
         self.settle(decision, &mut batch, dispositions, mode);
-        self.keep_aside(decision, std::mem::take(&mut batch.aside)).await?;
+        self.keep_aside(decision, std::mem::take(&mut batch.aside))
+            .await?;
         permit.evidence_durable().await.map_err(Error::Denied)?;
         batch.settled.sort_by_key(|(position, _)| *position);
-        Ok(batch.settled.into_iter().map(|(_, outcome)| outcome).collect())
+        Ok(batch
+            .settled
+            .into_iter()
+            .map(|(_, outcome)| outcome)
+            .collect())
     }
 
     async fn reserve(&self, records: &[IncomingRecord]) -> Result<SemaphorePermit<'_>, Error> {
@@ -155,22 +165,31 @@ impl Ingest {
             return Err(Error::PayloadTooLarge);
         }
         let room = tokio::time::timeout(ROOM_WAIT_MAX, self.room.acquire_many(kib)).await;
-        room.map_err(|_| Error::Unavailable)?.map_err(|_| Error::Unavailable)
+        room.map_err(|_| Error::Unavailable)?
+            .map_err(|_| Error::Unavailable)
     }
 
     async fn rules(&self, decision: &Decision) -> Result<Arc<Rules>, Error> {
         if let Some(rules) = self.redactors.get(&decision.policy.digest) {
             return Ok(rules);
         }
-        let secret = |kind| self.keys.tenant_secret(&decision.tenant, &decision.silo, kind);
+        let secret = |kind| {
+            self.keys
+                .tenant_secret(&decision.tenant, &decision.silo, kind)
+        };
         let hash = secret(TenantSecret::Hash).await.map_err(key_error)?;
         let token = secret(TenantSecret::Token).await.map_err(key_error)?;
-        let secrets = Secrets { hash: &hash, token: &token, version: 1 };
+        let secrets = Secrets {
+            hash: &hash,
+            token: &token,
+            version: 1,
+        };
         let rules = Arc::new(Rules {
             redactor: Redactor::new(&decision.policy.bundle, &secrets),
             payload_key: secret(TenantSecret::Payload).await.map_err(key_error)?,
         });
-        self.redactors.insert(decision.policy.digest, Arc::clone(&rules));
+        self.redactors
+            .insert(decision.policy.digest, Arc::clone(&rules));
         Ok(rules)
     }
 
@@ -181,7 +200,10 @@ impl Ingest {
         rules: &Rules,
         record: &IncomingRecord,
     ) -> Result<Result<Redacted, Outcome>, Error> {
-        let terms = Terms { now: self.clock.now(), header_key: record.idempotency_key.as_deref() };
+        let terms = Terms {
+            now: self.clock.now(),
+            header_key: record.idempotency_key.as_deref(),
+        };
         let parsed = match parse(&record.json, &terms) {
             Ok(parsed) => parsed,
             Err(Refusal::TooLarge) => return Ok(Err(Outcome::TooLarge)),
@@ -195,15 +217,26 @@ impl Ingest {
             tenant_id: decision.tenant.clone(),
             record_id: self.ids.next(&decision.tenant),
             ingested_at: terms.now,
-            stream: decision.stream.clone().unwrap_or_else(StreamName::audit_default),
+            stream: decision
+                .stream
+                .clone()
+                .unwrap_or_else(StreamName::audit_default),
             payload_hash: submitted.keyed(&rules.payload_key),
         };
         let stored = rules.redactor.redact(parsed, placement, &*self.random);
         let stored = stored.map_err(|_| Error::Unavailable)?;
-        Ok(Ok(Redacted { stored, submitted, foreign }))
+        Ok(Ok(Redacted {
+            stored,
+            submitted,
+            foreign,
+        }))
     }
 
-    async fn store(&self, decision: &Decision, work: lane::Work) -> Result<Vec<Disposition>, Error> {
+    async fn store(
+        &self,
+        decision: &Decision,
+        work: lane::Work,
+    ) -> Result<Vec<Disposition>, Error> {
         if work.is_empty() {
             return Ok(Vec::new());
         }
@@ -218,8 +251,16 @@ impl Ingest {
     }
 
     /// Turns dispositions into outcomes; mismatches are also kept aside.
-    fn settle(&self, decision: &Decision, batch: &mut Batch, dispositions: Vec<Disposition>, mode: Mode) {
-        let mismatched = std::mem::take(&mut batch.sent).into_iter().zip(dispositions);
+    fn settle(
+        &self,
+        decision: &Decision,
+        batch: &mut Batch,
+        dispositions: Vec<Disposition>,
+        mode: Mode,
+    ) {
+        let mismatched = std::mem::take(&mut batch.sent)
+            .into_iter()
+            .zip(dispositions);
         for (sent, disposition) in mismatched {
             let outcome = match disposition {
                 Disposition::Stored(receipt) => Outcome::Accepted(receipt),
@@ -228,7 +269,10 @@ impl Ingest {
                     let submitted_keyed = sent.stored.payload_hash.clone().unwrap_or_default();
                     let evidence_ref = self.set_aside(decision, batch, &sent.stored, reason);
                     match mode {
-                        Mode::Batch => Outcome::Quarantined { reason, evidence_ref },
+                        Mode::Batch => Outcome::Quarantined {
+                            reason,
+                            evidence_ref,
+                        },
                         Mode::Single => Outcome::IdempotencyConflict {
                             submitted: sent.submitted.to_string(),
                             submitted_keyed,
@@ -243,7 +287,13 @@ impl Ingest {
         for (position, stored) in std::mem::take(&mut batch.foreign) {
             let reason = QuarantineReason::TenantMismatch;
             let evidence_ref = self.set_aside(decision, batch, &stored, reason);
-            batch.settled.push((position, Outcome::Quarantined { reason, evidence_ref }));
+            batch.settled.push((
+                position,
+                Outcome::Quarantined {
+                    reason,
+                    evidence_ref,
+                },
+            ));
         }
     }
 
@@ -304,7 +354,11 @@ struct Sent {
 
 impl Batch {
     fn add(&mut self, position: usize, redacted: Redacted, rules: &Rules) {
-        let Redacted { stored, submitted, foreign } = redacted;
+        let Redacted {
+            stored,
+            submitted,
+            foreign,
+        } = redacted;
         if foreign {
             self.foreign.push((position, stored));
             return;
@@ -314,7 +368,11 @@ impl Batch {
             policy_version: rules.redactor.policy_version().clone(),
             stored: stored.clone(),
         });
-        self.sent.push(Sent { position, submitted, stored });
+        self.sent.push(Sent {
+            position,
+            submitted,
+            stored,
+        });
     }
 }
 
@@ -325,14 +383,18 @@ where
 {
     let answer = queue.submit(work).ok_or(Error::Unavailable)?;
     let answer: Result<_, oneshot::error::RecvError> = answer.await;
-    answer.map_err(|_| Error::Unavailable)?.map_err(|error| match error {
-        LaneError::KeyUnavailable => Error::KeyUnavailable,
-        LaneError::Unavailable => Error::Unavailable,
-    })
+    answer
+        .map_err(|_| Error::Unavailable)?
+        .map_err(|error| match error {
+            LaneError::KeyUnavailable => Error::KeyUnavailable,
+            LaneError::Unavailable => Error::Unavailable,
+        })
 }
 
 fn key_error(error: KeyError) -> Error {
-    tracing::warn!(error = &error as &dyn std::error::Error, "a tenant's secrets cannot be had");
+    tracing::warn!(
+        error = &error as &dyn std::error::Error,
+        "a tenant's secrets cannot be had"
+    );
     Error::KeyUnavailable
 }
-

@@ -44,12 +44,18 @@ impl Lane for QuarantineLane {
 impl QuarantineLane {
     async fn store(&self, mut rows: Vec<QuarantineRow>) -> Result<(), LaneError> {
         let ingested_at = self.clock.now();
-        rows.iter_mut().for_each(|row| row.ingested_at = ingested_at);
+        rows.iter_mut()
+            .for_each(|row| row.ingested_at = ingested_at);
         let batch = batch::quarantine(rows).map_err(|_| LaneError::Unavailable)?;
-        let table = self.tables.table(&self.tenant, &self.silo, TableKind::Quarantine).await?;
+        let table = self
+            .tables
+            .table(&self.tenant, &self.silo, TableKind::Quarantine)
+            .await?;
         for _ in 0..ROUNDS_MAX {
             let state = table.state().await?;
-            let outcome = table.append(&state, vec![batch.clone()], Vec::new(), Vec::new()).await?;
+            let outcome = table
+                .append(&state, vec![batch.clone()], Vec::new(), Vec::new())
+                .await?;
             if matches!(outcome, AppendOutcome::Committed { .. }) {
                 return Ok(());
             }

@@ -169,8 +169,17 @@ impl TableState {
     /// The same state with some of its files only, for readers that have seen the others.
     pub(crate) fn only(&self, keep: impl Fn(&str) -> bool) -> Self {
         let mut files = Files::default();
-        files.add(self.files.iter().filter(|file| keep(&file.path)).map(Arc::clone).collect());
-        Self { files, ..self.clone() }
+        files.add(
+            self.files
+                .iter()
+                .filter(|file| keep(&file.path))
+                .map(Arc::clone)
+                .collect(),
+        );
+        Self {
+            files,
+            ..self.clone()
+        }
     }
 
     /// The paths of the active files, relative to the table.
