@@ -111,6 +111,11 @@ impl<Op> Permit<Op> {
         &self.decision
     }
 
+    /// The receipt of the decision's evidence, for what goes on after the permit is gone.
+    pub fn receipt(&self) -> EvidenceReceipt {
+        self.evidence.clone()
+    }
+
     /// Waits until the evidence of the decision is durable. Nothing leaves before.
     ///
     /// # Errors

@@ -172,6 +172,11 @@ impl Tables {
         Ok(Arc::clone(table))
     }
 
+    /// The ring that holds the tables' keys.
+    pub(crate) fn keys(&self) -> &Arc<KeyRing> {
+        &self.shared.keys
+    }
+
     /// Forgets decrypted footers, and the file keys in them. Call it when a key is destroyed.
     pub fn forget_keys(&self) {
         self.shared.footers.purge();
