@@ -1,0 +1,45 @@
+//! How large a statement and its execution may be.
+
+use std::time::Duration;
+
+/// Bounds on one statement. They keep a hostile statement from costing more than its own failure.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of SQL text.
+    pub statement_bytes_max: usize,
+    /// Nesting of parentheses, subqueries and prefix operators.
+    pub depth_max: usize,
+    /// Operators, joins and set operations: what makes a syntax tree deep without nesting.
+    pub operators_max: usize,
+    /// Relations, counted after common table expressions are put in where they are named.
+    pub relations_max: usize,
+    /// Nodes of the logical plan.
+    pub plan_nodes_max: usize,
+    /// Nodes of the logical plan from its root to a leaf.
+    pub plan_depth_max: usize,
+    /// Bytes of memory for sorts, joins, aggregates and their like. Nothing is spilled to disk.
+    pub memory_bytes_max: usize,
+    /// Rows of one batch while executing.
+    pub batch_rows: usize,
+    /// Streams that one query works on at a time.
+    pub target_partitions: usize,
+    /// How long a query may run, from the first poll of its stream.
+    pub deadline: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            statement_bytes_max: 64 * 1024,
+            depth_max: 50,
+            operators_max: 2_000,
+            relations_max: 100,
+            plan_nodes_max: 2_000,
+            plan_depth_max: 200,
+            memory_bytes_max: 512 * 1024 * 1024,
+            batch_rows: 8_192,
+            target_partitions: 4,
+            deadline: Duration::from_secs(300),
+        }
+    }
+}
