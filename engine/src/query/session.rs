@@ -1,0 +1,124 @@
+//! The session of one request: what its decision gives it, and nothing that could be added.
+//!
+//! The only place that builds a session state. There is no setting a client could change, no function that is not listed,
+//! no table function, file format or object store, and nothing is written to disk: rows that a sort spilled would lie
+//! there in the clear.
+
+use std::sync::Arc;
+
+use catalog::clock::Timestamp;
+use chrono::DateTime;
+use datafusion::common::Result;
+use datafusion::error::DataFusionError;
+use datafusion::execution::config::SessionConfig;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::object_store::ObjectStoreRegistry;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use object_store::ObjectStore;
+use url::Url;
+
+use super::error::Error;
+use super::functions::{FUNCTIONS, Functions};
+use super::limits::Limits;
+use super::table_name::AUDIT;
+use super::tables::{OneCatalog, SessionTables};
+use super::verify_logical::VerifyLogical;
+use super::verify_physical::VerifyPhysical;
+use super::yielding::YieldAboveJoins;
+
+/// Builds the session of one request.
+pub(crate) fn state(
+    tables: &Arc<SessionTables>,
+    limits: &Limits,
+    now: Timestamp,
+) -> Result<SessionState, Error> {
+    let started = DateTime::from_timestamp_micros(now.as_micros()).ok_or(Error::Internal)?;
+    let viewer = tables.viewer();
+    let verify = VerifyLogical {
+        viewer: Arc::clone(viewer),
+        limits: limits.clone(),
+    };
+    let state = SessionStateBuilder::new()
+        .with_config(config(tables, limits)?)
+        .with_runtime_env(runtime(limits)?)
+        .with_catalog_list(Arc::new(OneCatalog(Arc::clone(tables))))
+        .with_scalar_functions(FUNCTIONS.scalar())
+        .with_aggregate_functions(FUNCTIONS.aggregate())
+        .with_window_functions(FUNCTIONS.window())
+        .with_expr_planners(Functions::planners())
+        .with_analyzer_rule(Arc::new(verify))
+        .with_physical_optimizer_rules(physical_rules(viewer.decision().id))
+        .with_execution_props(ExecutionProps::new().with_query_execution_start_time(started))
+        .build();
+    Ok(state)
+}
+
+fn config(tables: &SessionTables, limits: &Limits) -> Result<SessionConfig, Error> {
+    let viewer = tables.viewer();
+    let mut config = SessionConfig::new()
+        .with_default_catalog_and_schema(viewer.tenant(), AUDIT)
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false)
+        .with_target_partitions(limits.target_partitions)
+        .with_batch_size(limits.batch_rows)
+        .with_extension(Arc::clone(viewer));
+    let options = config.options_mut();
+    options.execution.time_zone = Some("UTC".to_owned());
+    options.execution.collect_statistics = false;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.explain.show_statistics = false;
+    Ok(config)
+}
+
+/// The memory of one query, and no disk, no cache of files, no store.
+fn runtime(limits: &Limits) -> Result<Arc<RuntimeEnv>, Error> {
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(GreedyMemoryPool::new(limits.memory_bytes_max)))
+        .with_disk_manager_builder(
+            DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled),
+        )
+        .with_metadata_cache_limit(0)
+        .with_object_list_cache_limit(0)
+        .with_file_statistics_cache_limit(0)
+        .with_object_store_registry(Arc::new(NoStores))
+        .build_arc()
+        .map_err(|_| Error::Internal)
+}
+
+/// The engine's rules between two looks of the verifier: before the first, because statistics can fold a scan away and
+/// leave nothing to look at, and after the last, because that is what runs.
+fn physical_rules(decision_id: [u8; 32]) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let look = || Arc::new(VerifyPhysical { decision_id }) as Arc<_>;
+    std::iter::once(look())
+        .chain(PhysicalOptimizer::new().rules)
+        .chain([Arc::new(YieldAboveJoins) as Arc<_>, look()])
+        .collect()
+}
+
+/// A session reaches no store by name: scans bring their own.
+#[derive(Debug)]
+struct NoStores;
+
+impl ObjectStoreRegistry for NoStores {
+    fn register_store(
+        &self,
+        _url: &Url,
+        _store: Arc<dyn ObjectStore>,
+    ) -> Option<Arc<dyn ObjectStore>> {
+        tracing::error!("something tried to add a store to a session");
+        None
+    }
+
+    fn deregister_store(&self, _url: &Url) -> Result<Arc<dyn ObjectStore>> {
+        Err(DataFusionError::from(Error::Internal))
+    }
+
+    fn get_store(&self, _url: &Url) -> Result<Arc<dyn ObjectStore>> {
+        Err(DataFusionError::from(Error::Internal))
+    }
+}
