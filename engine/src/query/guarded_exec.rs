@@ -1,0 +1,362 @@
+//! The leaf of every client's plan: stored rows in, what the caller may see out.
+//!
+//! ```text
+//! source ──▶ the tenant's rows, asserted ──▶ values put back, masks ──▶ requested columns
+//! ```
+//! Invariant: to every rule that rewrites a plan this is a leaf without children, expressions, statistics of columns or
+//! a way to take a filter, a projection or a limit. What runs inside is decided when it is made.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::{filter_record_batch, kernels::cmp};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, Statistics};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{
+    EquivalenceProperties, Partitioning, PhysicalExpr, PhysicalSortExpr,
+};
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, EmissionType, ReplaceChildrenOptions,
+};
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+};
+use futures::StreamExt;
+
+use super::error::Error;
+use super::masking::ColumnMask;
+use super::sanitize;
+use super::source::{Layout, RecordSource};
+use super::table_name::TableName;
+use super::viewer::{TENANT, View, Viewer};
+
+/// What a scan reads and how its columns are made from it.
+#[derive(Debug, Clone)]
+pub(super) struct Parts {
+    /// The stored columns to read, the tenant's first.
+    pub(super) stored: Vec<usize>,
+    /// The columns to show, in order.
+    shown: Vec<ShownColumn>,
+    /// Their schema.
+    schema: SchemaRef,
+}
+
+#[derive(Debug, Clone)]
+struct ShownColumn {
+    /// Where its values stand among the stored columns that are read.
+    read: usize,
+    mask: ColumnMask,
+}
+
+impl Parts {
+    /// What it takes to show these columns of a view. Nothing else is read: a masked column that nobody asks for costs
+    /// nothing.
+    pub(super) fn for_columns(
+        view: &View,
+        stored: &Schema,
+        shown: &[usize],
+    ) -> Result<Self, Error> {
+        let tenant = stored.index_of(TENANT).map_err(|_| Error::Internal)?;
+        let mut parts = Self {
+            stored: vec![tenant],
+            shown: Vec::with_capacity(shown.len()),
+            schema: Arc::new(view.schema.project(shown).map_err(|_| Error::Internal)?),
+        };
+        for index in shown {
+            let column = view.columns.get(*index).ok_or(Error::Internal)?;
+            let read = parts.read(column.stored);
+            for needed in column.mask.needs() {
+                parts.read(needed);
+            }
+            parts.shown.push(ShownColumn {
+                read,
+                mask: column.mask.clone(),
+            });
+        }
+        Ok(parts)
+    }
+
+    /// The place of a stored column among those that are read; it is read from now on.
+    fn read(&mut self, stored: usize) -> usize {
+        if let Some(place) = self.stored.iter().position(|read| *read == stored) {
+            return place;
+        }
+        self.stored.push(stored);
+        self.stored.len() - 1
+    }
+
+    /// Names of the shown columns that are not as they were sent.
+    fn masked(&self) -> Vec<&str> {
+        let shown = self.shown.iter().zip(self.schema.fields());
+        shown
+            .filter(|(column, _)| !column.mask.shows_all())
+            .map(|(_, field)| field.name().as_str())
+            .collect()
+    }
+
+    /// The batch that the caller sees.
+    fn show(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let lost = || ArrowError::SchemaError("a column that was not read".to_owned());
+        let stored = |index: usize| -> Result<&ArrayRef, ArrowError> {
+            let place = self.stored.iter().position(|read| *read == index);
+            batch
+                .columns()
+                .get(place.ok_or_else(lost)?)
+                .ok_or_else(lost)
+        };
+        let mut columns = Vec::with_capacity(self.shown.len());
+        for column in &self.shown {
+            let values = batch.columns().get(column.read).ok_or_else(lost)?;
+            columns.push(column.mask.apply(values, &stored)?);
+        }
+        let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &rows)
+    }
+}
+
+/// A guarded scan.
+pub(crate) struct GuardedScanExec {
+    viewer: Arc<Viewer>,
+    table: TableName,
+    source: Arc<dyn RecordSource>,
+    inner: Arc<dyn ExecutionPlan>,
+    parts: Arc<Parts>,
+    is_filtered: bool,
+    properties: Arc<PlanProperties>,
+}
+
+impl GuardedScanExec {
+    /// Wraps the plan of a source. It must give the stored columns that the parts read, type for type.
+    pub(super) fn new(
+        viewer: Arc<Viewer>,
+        table: TableName,
+        source: Arc<dyn RecordSource>,
+        inner: Arc<dyn ExecutionPlan>,
+        parts: Parts,
+        is_filtered: bool,
+    ) -> Result<Self, Error> {
+        let stored = source.schema();
+        let promised = stored.project(&parts.stored).map_err(|_| Error::Internal)?;
+        let given = inner.schema();
+        let fits = promised.fields().len() == given.fields().len()
+            && promised
+                .fields()
+                .iter()
+                .zip(given.fields())
+                .all(|(promised, given)| {
+                    promised.name() == given.name() && promised.data_type() == given.data_type()
+                });
+        if !fits {
+            tracing::error!(%table, "a source gave other columns than it promised");
+            return Err(Error::Internal);
+        }
+        let properties = Arc::new(properties(&inner, &parts));
+        Ok(Self {
+            viewer,
+            table,
+            source,
+            inner,
+            parts: Arc::new(parts),
+            is_filtered,
+            properties,
+        })
+    }
+
+    /// Under which decision it was made.
+    pub(crate) fn decision_id(&self) -> [u8; 32] {
+        self.viewer.decision().id
+    }
+
+    /// Rows, if their number is known and nothing of it depends on what the caller does not see.
+    fn row_count(&self, args: &StatisticsArgs) -> Precision<usize> {
+        if self.is_filtered || self.source.layout() != Layout::OneTenant {
+            return Precision::Absent;
+        }
+        let counted = StatisticsContext::new().compute(self.inner.as_ref(), args);
+        match counted.map(|statistics| statistics.num_rows) {
+            Ok(Precision::Exact(rows)) => Precision::Exact(rows),
+            _ => Precision::Absent,
+        }
+    }
+}
+
+/// Partitions and order of what is shown: of the order, as much as stands on columns that are shown as they are stored.
+fn properties(inner: &Arc<dyn ExecutionPlan>, parts: &Parts) -> PlanProperties {
+    let shown_as = |read: usize| {
+        let is_it = |column: &ShownColumn| column.read == read && column.mask.is_clear();
+        let place = parts.shown.iter().position(is_it)?;
+        let field = parts.schema.fields().get(place)?;
+        Some(Arc::new(Column::new(field.name(), place)) as Arc<dyn PhysicalExpr>)
+    };
+    let order = inner.output_ordering().into_iter().flatten();
+    let order: Vec<PhysicalSortExpr> = order
+        .map_while(|key| {
+            let column = (key.expr.as_ref() as &dyn std::any::Any).downcast_ref::<Column>()?;
+            let shown = shown_as(column.index())?;
+            Some(PhysicalSortExpr::new(shown, key.options))
+        })
+        .collect();
+    PlanProperties::new(
+        EquivalenceProperties::new_with_orderings(Arc::clone(&parts.schema), [order]),
+        Partitioning::UnknownPartitioning(inner.output_partitioning().partition_count()),
+        EmissionType::Incremental,
+        Boundedness::Bounded,
+    )
+}
+
+impl ExecutionPlan for GuardedScanExec {
+    fn name(&self) -> &str {
+        "GuardedScanExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _children: Vec<Arc<dyn ExecutionPlan>>,
+        _options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        _children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
+        let inner = Arc::clone(&self.inner).reset_state()?;
+        Ok(Arc::new(Self {
+            viewer: Arc::clone(&self.viewer),
+            table: self.table,
+            source: Arc::clone(&self.source),
+            inner,
+            parts: Arc::clone(&self.parts),
+            is_filtered: self.is_filtered,
+            properties: Arc::clone(&self.properties),
+        }))
+    }
+
+    fn apply_expressions(
+        &self,
+        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn statistics_from_inputs(
+        &self,
+        _input_stats: &[Arc<Statistics>],
+        args: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
+        let mut statistics = Statistics::new_unknown(&self.schema());
+        statistics.num_rows = self.row_count(args);
+        Ok(Arc::new(statistics))
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        // A plan that was kept must not run for anyone else.
+        let session = context.session_config().get_extension::<Viewer>();
+        if session.is_none_or(|session| session.decision().id != self.decision_id()) {
+            tracing::error!("a guarded scan was executed in a session of another decision");
+            return Err(Error::Internal.into());
+        }
+        let rows = self
+            .inner
+            .execute(partition, context)
+            .map_err(|error| sanitize::scan(&error))?;
+        let (viewer, parts) = (Arc::clone(&self.viewer), Arc::clone(&self.parts));
+        let layout = self.source.layout();
+        let shown = rows.map(move |batch| {
+            let batch = batch.map_err(|error| sanitize::scan(&error))?;
+            let own = own_rows(batch, viewer.tenant(), layout)?;
+            Ok(parts.show(&own).map_err(|error| unmaskable(&error))?)
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            Arc::clone(&self.parts.schema),
+            shown,
+        )))
+    }
+}
+
+/// The rows of the tenant. In a table of one tenant a row of another is a fault: nothing more is shown.
+fn own_rows(batch: RecordBatch, tenant: &str, layout: Layout) -> Result<RecordBatch, Error> {
+    let tenants = batch.columns().first().ok_or(Error::Internal)?;
+    let own = is_tenant(tenants, tenant).ok_or(Error::Internal)?;
+    if own.true_count() == batch.num_rows() {
+        return Ok(batch);
+    }
+    match layout {
+        Layout::OneTenant => {
+            tracing::error!("a table of one tenant gave a row of another");
+            Err(Error::Internal)
+        }
+        Layout::Mixed => filter_record_batch(&batch, &own).map_err(|_| Error::Internal),
+    }
+}
+
+/// Which rows are the tenant's; nothing if the column is of a type that cannot be compared.
+fn is_tenant(tenants: &ArrayRef, tenant: &str) -> Option<BooleanArray> {
+    if *tenants.data_type() != DataType::Utf8 {
+        return None;
+    }
+    let own = arrow::array::Scalar::new(arrow::array::StringArray::from(vec![tenant]));
+    cmp::eq(tenants.as_string::<i32>(), &own).ok()
+}
+
+fn unmaskable(error: &ArrowError) -> Error {
+    // The kind of fault, never its text: that may quote a value.
+    let kind = match error {
+        ArrowError::SchemaError(_) => "schema",
+        _ => "values",
+    };
+    tracing::error!(kind, "a batch could not be masked");
+    Error::Internal
+}
+
+impl DisplayAs for GuardedScanExec {
+    fn fmt_as(&self, _t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}",
+            guard_line(&self.viewer, self.table, &self.parts.masked())
+        )
+    }
+}
+
+/// What a guarded scan says of itself: the rules by name, nothing of their values.
+pub(super) fn guard_line(viewer: &Viewer, table: TableName, masked: &[&str]) -> String {
+    let profile = &viewer.decision().profile.name;
+    format!(
+        "GuardedScanExec: {table} profile={profile} rules=[RLS.Tenant,Mask.{profile}] masked=[{}]",
+        masked.join(",")
+    )
+}
+
+impl fmt::Debug for GuardedScanExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuardedScanExec")
+            .field("table", &self.table)
+            .finish_non_exhaustive()
+    }
+}
