@@ -1,1 +1,59 @@
-//! Empty so far.
+//! Guarded queries: no SQL that a client can write shows a foreign tenant's row, a value behind a mask, a hidden column,
+//! or anything about them.
+//!
+//! ```text
+//! text ──statement, syntax──▶ one query ──session, tables──▶ only what the decision allows can be named
+//!      ──verify_logical (lineage, tenant_names)──▶ verified before any optimizer
+//!      ──guarded, guarded_exec, masking──▶ scans are opaque leaves: tenant, then masks, inside
+//!      ──verify_physical──▶ VerifiedPlan ──run──▶ rows, after the evidence is durable
+//! ```
+//! Every layer fails closed by itself. What injects the guards (`guarded`, `guarded_exec`) and what checks that they are
+//! there (`verify_*`) share rules, not code.
+
+#[cfg(test)]
+mod answers;
+mod bounded;
+mod columns;
+mod error;
+mod explain;
+mod fields;
+mod functions;
+mod guarded;
+mod guarded_exec;
+mod information;
+mod leakproof;
+#[cfg(test)]
+mod leaks;
+mod limits;
+mod lineage;
+mod masking;
+#[cfg(test)]
+mod mutants;
+mod planning;
+mod queries;
+#[cfg(test)]
+mod refusals;
+mod run;
+mod sanitize;
+mod session;
+mod source;
+mod statement;
+mod strip;
+mod syntax;
+mod table_name;
+mod tables;
+mod tenant_names;
+#[cfg(test)]
+mod testing;
+mod verify_logical;
+mod verify_physical;
+mod viewer;
+mod yielding;
+
+pub use datafusion::common::{ParamValues, ScalarValue};
+pub use error::Error;
+pub use limits::Limits;
+pub use planning::Described;
+pub use queries::{Queries, VisibleTable};
+pub use run::{BatchStream, VerifiedPlan};
+pub use strip::strip_literals;

@@ -1,0 +1,303 @@
+//! From a statement to a plan that has passed every gate.
+//!
+//! ```text
+//! SQL ──statement──▶ one query ──names──▶ session ──planner──▶ logical plan ──parameters──▶ verified
+//!     ──analyzer (verified again)──▶ schema ──optimizer, physical planner (verified first and last)──▶ VerifiedPlan
+//! ```
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use catalog::clock::Timestamp;
+use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::execution::TaskContext;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::OptimizerConfig;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::sql::parser::Statement as ParsedStatement;
+use datafusion::sql::sqlparser::ast::{Query, Statement};
+use futures::FutureExt;
+use sha2::{Digest, Sha256};
+
+use super::error::Error;
+use super::limits::Limits;
+use super::statement::Gated;
+use super::tables::SessionTables;
+use super::verify_logical::Leaves;
+use super::{explain, information, sanitize, session, statement, tenant_names, verify_logical};
+
+/// A statement that may run, and what it will answer with.
+pub(crate) struct Planned {
+    pub(crate) work: Work,
+    pub(crate) schema: SchemaRef,
+    pub(crate) digest: [u8; 32],
+}
+
+/// What running it takes.
+pub(crate) enum Work {
+    /// Nothing: the answer is there.
+    Rows(RecordBatch),
+    /// A plan to execute.
+    Plan {
+        plan: Arc<dyn ExecutionPlan>,
+        context: Arc<TaskContext>,
+        leaves: Leaves,
+    },
+}
+
+/// What a statement answers with and what it wants to know first.
+#[derive(Debug, Clone)]
+pub struct Described {
+    /// The columns of the answer.
+    pub schema: SchemaRef,
+    /// The parameters in order; type null where none can be inferred.
+    pub parameters: SchemaRef,
+}
+
+/// Plans statements for one caller.
+pub(crate) struct Planning {
+    pub(crate) tables: Arc<SessionTables>,
+    pub(crate) limits: Limits,
+    pub(crate) now: Timestamp,
+}
+
+impl Planning {
+    /// Plans a statement with its parameters.
+    pub(crate) async fn plan(
+        &self,
+        sql: &str,
+        parameters: Option<ParamValues>,
+    ) -> Result<Planned, Error> {
+        contained(Box::pin(self.plan_gated(sql, parameters))).await
+    }
+
+    /// Says what a statement answers with, and which parameters it has.
+    pub(crate) async fn describe(&self, sql: &str) -> Result<Described, Error> {
+        contained(Box::pin(self.describe_gated(sql))).await
+    }
+
+    async fn plan_gated(
+        &self,
+        sql: &str,
+        parameters: Option<ParamValues>,
+    ) -> Result<Planned, Error> {
+        match statement::gate(sql, &self.limits)? {
+            Gated::Query(query) => {
+                let state = self.state()?;
+                let plan = self.logical(&state, query, parameters).await?;
+                self.physical(&state, &plan).await
+            }
+            Gated::Explain(query) => {
+                let state = self.state()?;
+                let plan = self.logical(&state, query, parameters).await?;
+                let planned = self.physical(&state, &plan).await?;
+                let rows = explain::rows(&plan, self.tables.viewer())?;
+                Ok(Planned {
+                    schema: answer_schema(&rows.schema()),
+                    work: Work::Rows(rows),
+                    digest: planned.digest,
+                })
+            }
+            Gated::ShowTables => self.answered(information::tables(&self.tables)?),
+            Gated::Columns(name) => {
+                let rows = self.columns(&name).await?;
+                self.answered(rows)
+            }
+        }
+    }
+
+    async fn describe_gated(&self, sql: &str) -> Result<Described, Error> {
+        match statement::gate(sql, &self.limits)? {
+            Gated::Query(query) => {
+                let state = self.state()?;
+                let (plan, parameters) = self.unbound(&state, query).await?;
+                let analyzed = analyzed(&state, &plan)?;
+                Ok(Described {
+                    schema: answer_schema(analyzed.schema().as_arrow()),
+                    parameters,
+                })
+            }
+            Gated::Explain(query) => {
+                let state = self.state()?;
+                let (plan, parameters) = self.unbound(&state, query).await?;
+                let rows = explain::rows(&plan, self.tables.viewer())?;
+                Ok(Described {
+                    schema: answer_schema(&rows.schema()),
+                    parameters,
+                })
+            }
+            Gated::ShowTables => described_rows(&information::tables(&self.tables)?),
+            Gated::Columns(name) => described_rows(&self.columns(&name).await?),
+        }
+    }
+
+    fn state(&self) -> Result<SessionState, Error> {
+        session::state(&self.tables, &self.limits, self.now)
+    }
+
+    async fn columns(&self, name: &[String]) -> Result<RecordBatch, Error> {
+        tenant_names::check_catalog(name, self.tables.viewer().tenant())?;
+        let table = self.tables.resolve(name)?;
+        information::describe(&self.tables, table).await
+    }
+
+    fn answered(&self, rows: RecordBatch) -> Result<Planned, Error> {
+        Ok(Planned {
+            schema: answer_schema(&rows.schema()),
+            work: Work::Rows(rows),
+            digest: self.digest("metadata"),
+        })
+    }
+
+    /// The verified logical plan of a query, all its parameters bound.
+    async fn logical(
+        &self,
+        state: &SessionState,
+        query: Box<Query>,
+        parameters: Option<ParamValues>,
+    ) -> Result<LogicalPlan, Error> {
+        let plan = self.named(state, query).await?;
+        let plan = match parameters {
+            Some(values) => plan
+                .with_param_values(values)
+                .map_err(|error| sanitize::planning(&error))?,
+            None => plan,
+        };
+        verify_logical::verify(&plan, self.tables.viewer(), &self.limits)?;
+        Ok(plan)
+    }
+
+    /// The logical plan of a query whose parameters are not known yet: null stands for each of them.
+    async fn unbound(
+        &self,
+        state: &SessionState,
+        query: Box<Query>,
+    ) -> Result<(LogicalPlan, SchemaRef), Error> {
+        let plan = self.named(state, query).await?;
+        let inferred = plan
+            .get_parameter_fields()
+            .map_err(|error| sanitize::planning(&error))?;
+        let mut parameters: Vec<(String, DataType)> = inferred
+            .into_iter()
+            .map(|(name, field)| {
+                let data_type = field.map_or(DataType::Null, |field| field.data_type().clone());
+                (name, data_type)
+            })
+            .collect();
+        parameters.sort_by_key(|(name, _)| (number_of(name), name.clone()));
+        let nulls = parameters
+            .iter()
+            .map(|(name, data_type)| {
+                let null = ScalarValue::try_from(data_type).unwrap_or(ScalarValue::Null);
+                (name.trim_start_matches('$').to_owned(), null)
+            })
+            .collect::<Vec<_>>();
+        let plan = plan
+            .with_param_values(nulls)
+            .map_err(|error| sanitize::planning(&error))?;
+        verify_logical::verify(&plan, self.tables.viewer(), &self.limits)?;
+        let fields = parameters
+            .into_iter()
+            .map(|(name, data_type)| Field::new(name, data_type, true));
+        Ok((plan, Arc::new(Schema::new(fields.collect::<Vec<_>>()))))
+    }
+
+    /// The logical plan of a query that names no other tenant's catalog.
+    async fn named(&self, state: &SessionState, query: Box<Query>) -> Result<LogicalPlan, Error> {
+        tenant_names::check_catalogs(&query, self.tables.viewer().tenant())?;
+        let statement = ParsedStatement::Statement(Box::new(Statement::Query(query)));
+        state
+            .statement_to_plan(statement)
+            .await
+            .map_err(|error| sanitize::planning(&error))
+    }
+
+    async fn physical(&self, state: &SessionState, plan: &LogicalPlan) -> Result<Planned, Error> {
+        let leaves = verify_logical::verify(plan, self.tables.viewer(), &self.limits)?;
+        let analyzed = analyzed(state, plan)?;
+        let schema = answer_schema(analyzed.schema().as_arrow());
+        let optimized = state
+            .optimizer()
+            .optimize(analyzed, state, |_, _| {})
+            .map_err(|error| sanitize::planning(&error))?;
+        let physical = state
+            .query_planner()
+            .create_physical_plan(&optimized, state)
+            .await
+            .map_err(|error| sanitize::planning(&error))?;
+        Ok(Planned {
+            work: Work::Plan {
+                plan: physical,
+                context: state.task_ctx(),
+                leaves,
+            },
+            schema,
+            digest: self.digest(&explain::text(plan, self.tables.viewer())?),
+        })
+    }
+
+    /// Names the plan in evidence. The decision's id goes in first: the text has the statement's literals, and evidence
+    /// must not confirm a guess of them.
+    fn digest(&self, text: &str) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        digest.update(self.tables.viewer().decision().id);
+        digest.update(text);
+        digest.finalize().into()
+    }
+}
+
+fn analyzed(state: &SessionState, plan: &LogicalPlan) -> Result<LogicalPlan, Error> {
+    state
+        .analyzer()
+        .execute_and_check(plan.clone(), &state.options(), |_, _| {})
+        .map_err(|error| sanitize::planning(&error))
+}
+
+/// The columns that every surface shows for an answer: all nullable, without the engine's metadata, text and lists of it
+/// in their plain form, so that they do not change with the optimizer's mind.
+fn answer_schema(schema: &Schema) -> SchemaRef {
+    let fields = schema
+        .fields()
+        .iter()
+        .map(|field| Field::new(field.name(), plain(field.data_type()), true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+fn plain(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        DataType::Dictionary(_, values) => plain(values),
+        other => other.clone(),
+    }
+}
+
+fn described_rows(rows: &RecordBatch) -> Result<Described, Error> {
+    Ok(Described {
+        schema: answer_schema(&rows.schema()),
+        parameters: Arc::new(Schema::empty()),
+    })
+}
+
+/// The place of a parameter: `$2` after `$1`, names last.
+fn number_of(name: &str) -> usize {
+    name.trim_start_matches('$').parse().unwrap_or(usize::MAX)
+}
+
+/// Runs planning so that a panic of the planner ends the statement, not the process.
+async fn contained<T>(planning: impl Future<Output = Result<T, Error>> + Send) -> Result<T, Error> {
+    match AssertUnwindSafe(planning).catch_unwind().await {
+        Ok(outcome) => outcome,
+        Err(panic) => Err(panicked(panic.as_ref())),
+    }
+}
+
+/// A panic's own text may quote a value: it stays out of the log.
+pub(super) fn panicked(_panic: &(dyn Any + Send)) -> Error {
+    tracing::error!("the query engine panicked");
+    Error::Internal
+}
