@@ -1,0 +1,328 @@
+//! Tests: what is refused, and in which words.
+
+use catalog::context::Role;
+
+use super::error::Error;
+use super::testing::{Caller, ONE};
+
+#[tokio::test]
+async fn what_is_masked_cannot_select_rows_but_can_be_sorted_and_grouped() {
+    let caller = Caller::new(ONE, Role::Reader);
+    for (sql, field) in FILTERED_BY_MASKED {
+        let error = caller.rows(sql).await.expect_err(sql);
+        assert!(
+            matches!(&error, Error::UnsupportedFilter { field: named } if named == field),
+            "{sql}: {error:?}"
+        );
+    }
+    for sql in [
+        "SELECT actor_id, count(*) FROM records GROUP BY actor_id ORDER BY actor_id",
+        "SELECT DISTINCT context FROM records",
+        "SELECT max(actor_id), min(purpose) FROM records",
+        "SELECT actor_id = 'x', actor_id LIKE '%x%' FROM records",
+        "SELECT rank() OVER (PARTITION BY actor_id ORDER BY trace_id) FROM records",
+        "SELECT CASE WHEN actor_id = 'x' THEN 1 END FROM records",
+        "SELECT action FROM records GROUP BY action HAVING count(*) > 1",
+        "SELECT array_agg(actor_id ORDER BY purpose) FROM records",
+    ] {
+        assert!(caller.rows(sql).await.is_ok(), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn strict_mode_keeps_to_the_short_list() {
+    let caller = Caller::strict(ONE, Role::Investigator);
+    for sql in [
+        "SELECT * FROM records WHERE action = 'Login' AND labels['env'] = 'prod' ORDER BY created_at DESC, record_id DESC",
+        "SELECT * FROM records WHERE actor_id = 'x' AND tenant_id = 'acme'",
+        "SELECT * FROM records WHERE (created_at, record_id) < ('2026-01-01T00:05:00Z', 'x')",
+        "SELECT action, count(*) FROM records GROUP BY action",
+    ] {
+        let outcome = caller.rows(sql).await;
+        assert!(outcome.is_ok(), "{sql}: {outcome:?}");
+    }
+    for sql in [
+        "SELECT * FROM records WHERE record_id = 'x'",
+        "SELECT * FROM records WHERE trace_id = 'x'",
+        "SELECT * FROM records WHERE context LIKE '%x%'",
+        "SELECT * FROM records WHERE (created_at, record_id) < (created_at, trace_id)",
+        "SELECT * FROM records WHERE (created_at, trace_id) < ('2026-01-01T00:05:00Z', 'x')",
+        "SELECT * FROM records WHERE (record_id, created_at) < ('x', '2026-01-01T00:05:00Z')",
+    ] {
+        let error = caller.rows(sql).await.expect_err(sql);
+        assert!(
+            matches!(error, Error::UnsupportedFilter { .. }),
+            "{sql}: {error:?}"
+        );
+    }
+    for sql in [
+        "SELECT * FROM records ORDER BY action",
+        "SELECT row_number() OVER (ORDER BY action) FROM records",
+        "SELECT array_agg(action ORDER BY action) FROM records",
+    ] {
+        let error = caller.rows(sql).await.expect_err(sql);
+        assert!(
+            matches!(error, Error::UnsupportedSort { .. }),
+            "{sql}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn naming_another_tenant_is_refused_whether_or_not_there_is_one() {
+    let caller = Caller::new(ONE, Role::Reader);
+    for tenant in ["globex", "nobody"] {
+        for sql in NAMING_A_TENANT {
+            let sql = sql.replace("{}", tenant);
+            let error = caller.rows(&sql).await.expect_err(&sql);
+            assert!(matches!(error, Error::Denied(_)), "{sql}: {error:?}");
+        }
+    }
+    for sql in [
+        "SELECT 1 FROM globex.records",
+        "SELECT 1 FROM audit.globex",
+        "SELECT 1 FROM globex",
+    ] {
+        let error = caller.rows(sql).await.expect_err(sql);
+        assert!(
+            matches!(error, Error::InvalidQuery { .. }),
+            "{sql}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn errors_are_of_a_kind_the_caller_can_act_on() {
+    let caller = Caller::new(ONE, Role::Reader);
+    for (sql, kind) in [
+        ("SELECT nothing FROM records", "InvalidQuery"),
+        ("SELECT salt FROM records", "InvalidQuery"),
+        (
+            "SELECT payload_hash, ingest_date FROM records",
+            "InvalidQuery",
+        ),
+        (
+            "SELECT no_such_function(action) FROM records",
+            "InvalidQuery",
+        ),
+        ("SELECT version()", "InvalidQuery"),
+        ("SELECT action FROM", "InvalidQuery"),
+        ("SELECT 1 / 0", "InvalidQuery"),
+        ("SELECT CAST('x' AS INT)", "InvalidQuery"),
+        ("SELECT CAST(action AS INT) FROM records", "InvalidQuery"),
+        ("SELECT action + 1 FROM records", "InvalidQuery"),
+        ("SELECT @@version", "InvalidQuery"),
+        ("SELECT repeat('x', 1000000000)", "LimitExceeded"),
+        ("SELECT lpad('x', 1000000000, 'y')", "LimitExceeded"),
+    ] {
+        let error = caller.rows(sql).await.expect_err(sql);
+        let text = format!("{error:?}");
+        assert!(text.starts_with(kind), "{sql}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_query_has_so_much_memory_and_no_disk() {
+    let mut caller = Caller::new(ONE, Role::Reader);
+    caller.limits.memory_bytes_max = 512 * 1024;
+    for sql in [
+        "SELECT array_agg(a.context) FROM records a, records b, records c, records d",
+        "SELECT a.context FROM records a, records b, records c, records d ORDER BY a.context, b.record_id",
+        "SELECT a.context, b.record_id, c.record_id, count(*) FROM records a, records b, records c, records d GROUP BY 1, 2, 3",
+    ] {
+        let error = caller.rows(sql).await.expect_err(sql);
+        assert!(
+            matches!(error, Error::LimitExceeded { .. }),
+            "{sql}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_product_of_tables_ends_at_the_deadline() {
+    let mut caller = Caller::new(ONE, Role::Reader);
+    caller.limits.deadline = std::time::Duration::from_millis(500);
+    for sql in [
+        "SELECT count(*) FROM records a, records b, records c, records d, records e, records f, records g, records h",
+        "SELECT count(*) FROM records a JOIN records b ON a.action < b.action || 'z' JOIN records c ON a.action < c.action || 'z' \
+         JOIN records d ON a.action < d.action || 'z' JOIN records e ON a.action < e.action || 'z' JOIN records f ON a.action < f.action || 'z' \
+         JOIN records g ON a.action < g.action || 'z'",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n",
+    ] {
+        let started = std::time::Instant::now();
+        let error = caller.rows(sql).await.expect_err(sql);
+        assert!(matches!(error, Error::Deadline), "{sql}: {error:?}");
+        assert!(started.elapsed().as_secs() < 10, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn text_that_doubles_and_types_that_nest_meet_a_bound() {
+    let caller = Caller::new(ONE, Role::Reader);
+    let chain = |start: &str, step: &str| {
+        let mut sql = format!("WITH t0 AS (SELECT {start} AS x FROM records)");
+        for level in 1..30 {
+            let before = level - 1;
+            sql.push_str(&format!(
+                ", t{level} AS (SELECT {step} AS x FROM t{before})"
+            ));
+        }
+        format!("{sql} SELECT count(x) FROM t29")
+    };
+    for (start, step) in [
+        ("action", "x || x || x"),
+        ("action", "concat(x, x, x)"),
+        ("action", "replace(x, substr(x, 1, 1), x || x)"),
+        ("action", "regexp_replace(x, '.', x, 'g')"),
+        ("[action]", "array_concat(x, x, x)"),
+        ("[action]", "x || x"),
+        ("action", "struct(x, x)"),
+        ("action", "{'a': x, 'b': x}"),
+        ("action", "[x, x, x]"),
+        ("action", "concat_ws(x, x, x)"),
+        (
+            "[action]",
+            "make_array(array_to_string(x, array_to_string(x, 'yy')), action)",
+        ),
+    ] {
+        let error = caller.rows(&chain(start, step)).await.expect_err(step);
+        assert!(
+            matches!(
+                error,
+                Error::LimitExceeded { .. } | Error::InvalidQuery { .. }
+            ),
+            "{step}: {error:?}"
+        );
+    }
+}
+
+/// Queries that select rows by a masked field, and the field that is named.
+const FILTERED_BY_MASKED: &[(&str, &str)] = &[
+    ("SELECT 1 FROM records WHERE actor_id = 'x'", "actor_id"),
+    (
+        "SELECT 1 FROM records WHERE 'x' < resource_id",
+        "resource_id",
+    ),
+    (
+        "SELECT 1 FROM records WHERE upper(purpose) LIKE 'X%'",
+        "purpose",
+    ),
+    ("SELECT 1 FROM records WHERE context LIKE '%x%'", "context"),
+    (
+        "SELECT 1 FROM records WHERE labels['team'] = 'x'",
+        "labels.team",
+    ),
+    (
+        "SELECT 1 FROM records WHERE labels['email'] = 'x'",
+        "labels.email",
+    ),
+    (
+        "SELECT 1 FROM records WHERE labels['Email'] = 'x'",
+        "labels.Email",
+    ),
+    (
+        "SELECT 1 FROM records WHERE map_values(labels)[1] = 'x'",
+        "labels",
+    ),
+    ("SELECT 1 FROM records WHERE labels[action] = 'x'", "labels"),
+    (
+        "SELECT 1 FROM records WHERE user_phone IS NULL",
+        "user_phone",
+    ),
+    (
+        "SELECT action FROM records GROUP BY action HAVING max(actor_id) > 'x'",
+        "actor_id",
+    ),
+    (
+        "SELECT 1 FROM records a JOIN records b ON a.actor_id = b.actor_id",
+        "actor_id",
+    ),
+    (
+        "SELECT 1 FROM records a JOIN records b USING (trace_id)",
+        "trace_id",
+    ),
+    (
+        "SELECT count(*) FILTER (WHERE actor_id = 'x') FROM records",
+        "actor_id",
+    ),
+    ("SELECT actor_id IN (SELECT 'x') FROM records", "actor_id"),
+    (
+        "SELECT 1 WHERE 'x' IN (SELECT actor_id FROM records)",
+        "actor_id",
+    ),
+    (
+        "SELECT actor_id FROM records INTERSECT SELECT 'x'",
+        "actor_id",
+    ),
+    (
+        "SELECT 1 FROM (SELECT actor_id AS a FROM records) x WHERE a = 'x'",
+        "actor_id",
+    ),
+    (
+        "WITH t AS (SELECT concat(actor_id, action) AS c FROM records) SELECT 1 FROM t WHERE c = 'x'",
+        "actor_id",
+    ),
+    (
+        "SELECT 1 FROM (SELECT max(actor_id) OVER () AS m FROM records) x WHERE m = 'x'",
+        "actor_id",
+    ),
+    (
+        "SELECT 1 FROM (SELECT action a FROM records UNION ALL SELECT actor_id FROM records) x WHERE a = 'x'",
+        "actor_id",
+    ),
+    (
+        "SELECT 1 FROM records WHERE action = (SELECT max(actor_id) FROM records)",
+        "actor_id",
+    ),
+    (
+        "SELECT 1 FROM records a WHERE EXISTS (SELECT 1 FROM records b WHERE b.action = a.actor_id)",
+        "actor_id",
+    ),
+    (
+        "WITH RECURSIVE t(x) AS (SELECT action FROM records UNION ALL SELECT actor_id FROM records, t WHERE x = 'y') SELECT 1 FROM t WHERE x = 'z'",
+        "actor_id",
+    ),
+    (
+        "SELECT 1 FROM (SELECT unnest([actor_id]) AS u FROM records) x WHERE u = 'x'",
+        "actor_id",
+    ),
+    (
+        "SELECT 1 FROM records QUALIFY max(actor_id) OVER () = 'x'",
+        "actor_id",
+    ),
+    (
+        "SELECT 1 FROM records a NATURAL JOIN records b",
+        "resource_id",
+    ),
+];
+
+/// Queries that name a tenant, for `{}`.
+const NAMING_A_TENANT: &[&str] = &[
+    "SELECT 1 FROM records WHERE tenant_id = '{}'",
+    "SELECT 1 FROM records WHERE '{}' = tenant_id",
+    "SELECT 1 FROM records WHERE tenant_id <> '{}'",
+    "SELECT 1 FROM records WHERE tenant_id IN ('acme', '{}')",
+    "SELECT 1 FROM records WHERE tenant_id NOT IN ('{}')",
+    "SELECT 1 FROM records WHERE tenant_id LIKE '{}%'",
+    "SELECT 1 FROM records WHERE tenant_id ILIKE '{}'",
+    "SELECT 1 FROM records WHERE tenant_id ~ '{}'",
+    "SELECT 1 FROM records WHERE tenant_id IS NOT DISTINCT FROM '{}'",
+    "SELECT 1 FROM records WHERE CAST(tenant_id AS VARCHAR) = '{}'",
+    "SELECT tenant_id = '{}' FROM records",
+    "SELECT 1 FROM (SELECT tenant_id AS t FROM records) x WHERE t = '{}'",
+    "SELECT 1 FROM records GROUP BY tenant_id HAVING tenant_id = '{}'",
+    "SELECT 1 FROM records a JOIN records b ON a.tenant_id = '{}'",
+    "SELECT count(*) FILTER (WHERE tenant_id = '{}') FROM records",
+    "SELECT CASE WHEN tenant_id = '{}' THEN 1 END FROM records",
+    "SELECT 1 FROM records ORDER BY tenant_id = '{}'",
+    "SELECT 1 FROM records a WHERE EXISTS (SELECT 1 FROM records WHERE a.tenant_id = '{}')",
+    "SELECT 1 FROM records WHERE tenant_id = 'acme' OR tenant_id = '{}'",
+    "SELECT 1 FROM \"{}\".audit.records",
+    "SELECT 1 FROM {}.information_schema.tables",
+    "SELECT 1 FROM records WHERE action IN (SELECT action FROM {}.audit.records)",
+    "WITH t AS (SELECT * FROM {}.audit.records) SELECT 1",
+    "SELECT {}.audit.records.action FROM records",
+    "DESCRIBE {}.audit.records",
+    "SHOW COLUMNS FROM {}.audit.nothing",
+    "EXPLAIN SELECT 1 FROM {}.audit.records",
+];
