@@ -3,7 +3,7 @@
 //! ```text
 //! config --> silo stores, local KMS --> key ring --> registry --> policies
 //!                                         '--> tables --> evidence --> gate
-//!                                                '------> ingest
+//!                                                '------> queries, ingest
 //! ```
 
 use std::collections::BTreeMap;
@@ -20,6 +20,7 @@ use catalog::policy::Policies;
 use catalog::tenant::{self, OnboardError, Registry};
 use engine::evidence::EvidenceLog;
 use engine::ingest::Ingest;
+use engine::query::Queries;
 use engine::table::{self, Silo, Tables};
 use http::{HeaderMap, header};
 use object_store::ObjectStore;
@@ -79,6 +80,8 @@ pub struct Service {
     pub gate: Arc<Gate>,
     /// Where records lie.
     pub tables: Arc<Tables>,
+    /// What reads them.
+    pub queries: Arc<Queries>,
     /// What writes them.
     pub ingest: Arc<Ingest>,
     /// Who calls.
@@ -128,7 +131,7 @@ impl Service {
             Authenticator::new(&config.auth, developer.as_ref(), Arc::clone(&clock))?;
         let stores = Stores::open(&config)?;
         let control = Control::open(&config, &stores, &clock, &random).await?;
-        let engine = Engine::open(stores, &control, &clock, &random);
+        let engine = Engine::open(&config, stores, &control, &clock, &random);
         let gate = Gate::new(
             Arc::clone(&control.registry),
             Arc::clone(&control.policies),
@@ -144,6 +147,7 @@ impl Service {
             policies: control.policies,
             gate: Arc::new(gate),
             tables: engine.tables,
+            queries: engine.queries,
             ingest: engine.ingest,
             authenticator,
             developer,
@@ -299,11 +303,13 @@ impl Control {
 struct Engine {
     tables: Arc<Tables>,
     evidence: Arc<EvidenceLog>,
+    queries: Arc<Queries>,
     ingest: Arc<Ingest>,
 }
 
 impl Engine {
     fn open(
+        config: &Config,
         stores: Stores,
         control: &Control,
         clock: &Arc<dyn Clock>,
@@ -330,7 +336,13 @@ impl Engine {
             Arc::clone(random),
             ids,
         );
+        let limits = engine::query::Limits {
+            memory_bytes_max: config.limits.query_memory_bytes_max,
+            deadline: config.limits.query_time_max,
+            ..engine::query::Limits::default()
+        };
         Self {
+            queries: Arc::new(Queries::new(Arc::clone(&tables), Arc::clone(clock), limits)),
             tables,
             evidence,
             ingest: Arc::new(ingest),

@@ -2,6 +2,7 @@
 
 use catalog::guard::Denial;
 use engine::ingest::{self, Outcome, QuarantineReason, Receipt};
+use engine::query;
 use serde_json::json;
 
 use super::{Problem, Slug};
@@ -32,6 +33,30 @@ impl From<Denial> for Problem {
             Denial::Forbidden { needs } => problem.with("needs", needs),
             Denial::PolicyInvalid(reasons) => problem.with("reasons", reasons),
             _ => problem,
+        }
+    }
+}
+
+impl From<query::Error> for Problem {
+    fn from(error: query::Error) -> Self {
+        let text = error.to_string();
+        match error {
+            query::Error::Denied(denial) => denial.into(),
+            query::Error::InvalidQuery { detail } => Self::new(Slug::InvalidQuery, detail),
+            query::Error::StatementNotAllowed { detail } => {
+                Self::new(Slug::StatementNotAllowed, detail)
+            }
+            query::Error::UnsupportedFilter { field } => {
+                Self::new(Slug::UnsupportedFilter, text).with("field", field)
+            }
+            query::Error::UnsupportedSort { field } => {
+                Self::new(Slug::UnsupportedSort, text).with("field", field)
+            }
+            query::Error::LimitExceeded { detail } => Self::new(Slug::QueryLimitExceeded, detail),
+            query::Error::KeyUnavailable => Self::new(Slug::KeyUnavailable, text),
+            query::Error::Unavailable => Self::new(Slug::Unavailable, text),
+            query::Error::Deadline => Self::new(Slug::DeadlineExceeded, text),
+            query::Error::Internal => Self::new(Slug::Internal, text),
         }
     }
 }
