@@ -32,7 +32,7 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// The most lines of a batch.
     pub batch_lines_max: usize,
-    /// Memory that all running queries share.
+    /// Memory for the sorts, joins and aggregates of one query.
     pub query_memory_bytes_max: usize,
     /// How long a query may run.
     pub query_time_max: Duration,
@@ -48,7 +48,7 @@ impl Default for Limits {
             record_bytes_max: 1024 * 1024,
             batch_bytes_max: 16 * 1024 * 1024,
             batch_lines_max: 10_000,
-            query_memory_bytes_max: 1024 * 1024 * 1024,
+            query_memory_bytes_max: 512 * 1024 * 1024,
             query_time_max: Duration::from_mins(5),
             metric_tenants_max: 200,
             shutdown_time_max: Duration::from_secs(30),

@@ -174,4 +174,78 @@ mod tests {
         let json = Problem::from(Denial::PolicyInvalid(reasons)).to_json();
         assert_eq!(json["reasons"].as_array().unwrap().len(), 2);
     }
+
+    #[track_caller]
+    fn becomes(problem: impl Into<Problem>, slug: Slug) {
+        assert_eq!(problem.into().slug(), slug);
+    }
+
+    #[test]
+    fn every_failure_of_a_query_has_its_slug() {
+        let detail = || "why".to_owned();
+        let field = || "actor_id".to_owned();
+        becomes(
+            query::Error::Denied(Denial::CrossTenantQuery),
+            Slug::CrossTenantQuery,
+        );
+        becomes(
+            query::Error::InvalidQuery { detail: detail() },
+            Slug::InvalidQuery,
+        );
+        becomes(
+            query::Error::StatementNotAllowed { detail: detail() },
+            Slug::StatementNotAllowed,
+        );
+        becomes(
+            query::Error::UnsupportedFilter { field: field() },
+            Slug::UnsupportedFilter,
+        );
+        becomes(
+            query::Error::UnsupportedSort { field: field() },
+            Slug::UnsupportedSort,
+        );
+        becomes(
+            query::Error::LimitExceeded { detail: detail() },
+            Slug::QueryLimitExceeded,
+        );
+        becomes(query::Error::KeyUnavailable, Slug::KeyUnavailable);
+        becomes(query::Error::Unavailable, Slug::Unavailable);
+        becomes(query::Error::Deadline, Slug::DeadlineExceeded);
+        becomes(query::Error::Internal, Slug::Internal);
+        let problem = Problem::from(query::Error::UnsupportedFilter { field: field() });
+        assert_eq!(problem.to_json()["field"], "actor_id");
+    }
+
+    #[test]
+    fn every_failure_and_outcome_of_a_write_has_its_slug() {
+        becomes(
+            ingest::Error::Denied(Denial::Forbidden { needs: "x" }),
+            Slug::Forbidden,
+        );
+        becomes(ingest::Error::PayloadTooLarge, Slug::PayloadTooLarge);
+        becomes(ingest::Error::KeyUnavailable, Slug::KeyUnavailable);
+        becomes(ingest::Error::Unavailable, Slug::Unavailable);
+        let problem = |outcome| *Problem::of_outcome(outcome).unwrap_err();
+        let aside = |reason| Outcome::Quarantined {
+            reason,
+            evidence_ref: "e".to_owned(),
+        };
+        becomes(problem(Outcome::Invalid(Vec::new())), Slug::InvalidRecord);
+        becomes(problem(Outcome::TooLarge), Slug::PayloadTooLarge);
+        becomes(
+            problem(Outcome::IdempotencyRequired),
+            Slug::IdempotencyRequired,
+        );
+        for (reason, slug) in [
+            (QuarantineReason::TenantMismatch, Slug::TenantMismatch),
+            (
+                QuarantineReason::IdempotencyMismatch,
+                Slug::IdempotencyMismatch,
+            ),
+        ] {
+            let problem = problem(aside(reason));
+            assert_eq!((problem.slug(), problem.status().as_u16()), (slug, 202));
+            assert_eq!(problem.to_json()["evidenceRef"], "e");
+        }
+    }
 }
