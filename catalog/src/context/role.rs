@@ -103,6 +103,15 @@ impl fmt::Display for Role {
 }
 
 impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::AuditWrite,
+        Self::AuditRead,
+        Self::AuditExport,
+        Self::PolicyRead,
+        Self::PolicyWrite,
+    ];
+
     /// Reads the name as tokens spell it. Scopes of other products are none of ours: `None`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
