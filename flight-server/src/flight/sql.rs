@@ -1,0 +1,206 @@
+//! What each call does with what is asked of it.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow_flight::sql::{DoPutPreparedStatementResult, ProstMessageExt, TicketStatementQuery};
+use arrow_flight::{
+    FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, SchemaResult, Ticket,
+};
+use bytes::Bytes;
+use engine::query;
+use futures::{Stream, StreamExt, stream};
+use prost::Message;
+use tonic::Status;
+
+use super::TrailhouseFlight;
+use super::call::{Caller, Refusal, internal, malformed};
+use super::command::{Asked, parse};
+use super::encode::{FlightDataStream, encode};
+use super::metadata::Question;
+use super::parameters;
+use super::schema::{advertised, encapsulated};
+use super::statement::Statement;
+
+impl TrailhouseFlight {
+    /// GetSchema: the schema that GetFlightInfo and the stream would have.
+    pub(super) async fn schema_of(
+        &self,
+        caller: &Caller,
+        descriptor: &FlightDescriptor,
+    ) -> Result<SchemaResult, Refusal> {
+        let schema = match parse(command_of(descriptor)?)? {
+            Asked::Statement(sql) => self.described(caller, &Statement::new(&sql)).await?,
+            Asked::Prepared(handle) => {
+                let statement = self.prepared.get(&caller.principal(), &handle)?;
+                self.described(caller, &statement).await?
+            }
+            Asked::Metadata(question) => {
+                self.permit(caller, None).await?;
+                question.schema(&self.facts)
+            }
+            other => return Err(self.not_a_query(caller, other).await),
+        };
+        Ok(SchemaResult {
+            schema: encode_schema(&schema)?,
+        })
+    }
+
+    /// GetFlightInfo: plans, so that what is wrong is said now, and executes nothing. One endpoint, and no location: the
+    /// data is where the client is already connected.
+    pub(super) async fn info_of(
+        &self,
+        caller: &Caller,
+        descriptor: FlightDescriptor,
+    ) -> Result<FlightInfo, Refusal> {
+        let command = command_of(&descriptor)?.clone();
+        let (schema, ticket) = match parse(&command)? {
+            Asked::Statement(sql) => self.ticket_for(caller, Statement::new(&sql)).await?,
+            Asked::Prepared(handle) => {
+                let statement = self.prepared.get(&caller.principal(), &handle)?;
+                self.ticket_for(caller, statement).await?
+            }
+            Asked::Metadata(question) => {
+                self.permit(caller, None).await?;
+                // Nothing to seal: whoever redeems it is answered for what they may see.
+                (question.schema(&self.facts), command)
+            }
+            other => return Err(self.not_a_query(caller, other).await),
+        };
+        let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket));
+        let mut info = FlightInfo::new()
+            .with_endpoint(endpoint)
+            .with_descriptor(descriptor);
+        info.schema = encode_schema(&schema)?;
+        Ok(info)
+    }
+
+    /// DoGet: everything is checked again, for whoever redeems the ticket.
+    pub(super) async fn data_of(
+        &self,
+        caller: &Caller,
+        ticket: &Ticket,
+    ) -> Result<FlightDataStream, Refusal> {
+        let principal = caller.principal();
+        match parse(&ticket.ticket)? {
+            Asked::Ticket(sealed) => {
+                let statement = self.tickets.open(&principal, &sealed)?;
+                self.execute(caller, &statement).await
+            }
+            Asked::Prepared(handle) => {
+                let statement = self.prepared.get(&principal, &handle)?;
+                self.execute(caller, &statement).await
+            }
+            Asked::Metadata(question) => {
+                let rows = self.answer(caller, question).await?;
+                let broken = caller.status(internal("the answer could not be encoded"));
+                Ok(encode(rows.schema(), stream::iter([Ok(rows)]), broken))
+            }
+            Asked::Statement(_) => Err(malformed("ask for the FlightInfo of a statement first")),
+            other => Err(self.not_a_query(caller, other).await),
+        }
+    }
+
+    /// DoPut: binds parameters. Everything else would write.
+    pub(super) async fn put<S>(&self, caller: &Caller, mut messages: S) -> Result<Bytes, Refusal>
+    where
+        S: Stream<Item = Result<FlightData, Status>> + Unpin + Send + 'static,
+    {
+        let Some(Ok(first)) = messages.next().await else {
+            return Err(malformed("the stream does not say what it is for"));
+        };
+        let Some(descriptor) = &first.flight_descriptor else {
+            return Err(malformed("the stream does not say what it is for"));
+        };
+        let handle = match parse(command_of(descriptor)?)? {
+            Asked::Prepared(handle) => handle,
+            Asked::Statement(_) | Asked::Ticket(_) | Asked::Metadata(_) => {
+                return Err(malformed("this command takes no data"));
+            }
+            other => return Err(self.not_a_query(caller, other).await),
+        };
+        let principal = caller.principal();
+        self.prepared.get(&principal, &handle)?;
+        let all = stream::iter([Ok(first)]).chain(messages);
+        let batch = parameters::read(all).await?;
+        self.prepared.bind(&principal, &handle, &batch)?;
+        // The same handle: some clients go on with the one they had.
+        let result = DoPutPreparedStatementResult {
+            prepared_statement_handle: Some(handle),
+        };
+        Ok(result.encode_to_vec().into())
+    }
+
+    /// The schema of a statement whose parameters need not be bound yet.
+    async fn described(
+        &self,
+        caller: &Caller,
+        statement: &Statement,
+    ) -> Result<SchemaRef, Refusal> {
+        let schema = if statement.bindings.is_some() {
+            self.planned(caller, statement).await?.schema()
+        } else {
+            self.describe(caller, statement).await?.schema
+        };
+        Ok(advertised(&schema))
+    }
+
+    async fn ticket_for(
+        &self,
+        caller: &Caller,
+        statement: Statement,
+    ) -> Result<(SchemaRef, Bytes), Refusal> {
+        let plan = self.planned(caller, &statement).await?;
+        let statement = Statement {
+            plan_digest: Some(plan.plan_digest()),
+            ..statement
+        };
+        let ticket = TicketStatementQuery {
+            statement_handle: self.tickets.seal(&caller.principal(), &statement)?,
+        };
+        let schema = advertised(&plan.schema());
+        Ok((schema, ticket.as_any().encode_to_vec().into()))
+    }
+
+    async fn answer(&self, caller: &Caller, question: Question) -> Result<RecordBatch, Refusal> {
+        let permit = self.permit(caller, None).await?;
+        let tables = if question.asks_for_tables() {
+            self.service.queries.tables(&permit).await?
+        } else {
+            Vec::new()
+        };
+        let rows = question.answer(&self.facts, caller.context.tenant(), &tables)?;
+        permit.evidence_durable().await?;
+        Ok(rows)
+    }
+
+    /// Why something that is not a query is refused. An attempt to write is evidence.
+    async fn not_a_query(&self, caller: &Caller, asked: Asked) -> Refusal {
+        match asked {
+            Asked::Unavailable(what) => Refusal::Unimplemented(what),
+            Asked::Update(sql) => {
+                let detail = "statements that change something are not available".to_owned();
+                let error = query::Error::StatementNotAllowed { detail };
+                self.refused(caller, sql.as_deref().unwrap_or_default(), error)
+                    .await
+            }
+            Asked::Statement(_) | Asked::Prepared(_) | Asked::Ticket(_) | Asked::Metadata(_) => {
+                malformed("this command does not belong in this call")
+            }
+        }
+    }
+}
+
+fn command_of(descriptor: &FlightDescriptor) -> Result<&Bytes, Refusal> {
+    // Clients that leave the type out still mean a command.
+    if descriptor.path.is_empty() {
+        Ok(&descriptor.cmd)
+    } else {
+        Err(malformed(
+            "there are no flights by path; send a Flight SQL command",
+        ))
+    }
+}
+
+fn encode_schema(schema: &SchemaRef) -> Result<Bytes, Refusal> {
+    encapsulated(schema).map_err(|_| internal("the schema could not be encoded"))
+}
