@@ -1,1 +1,121 @@
-//! Empty so far.
+//! The command line: one file a noun. Standard output carries answers, standard error everything else.
+
+mod cloudtrail;
+pub mod demo;
+mod generate;
+pub mod ingest;
+mod operator;
+mod policy;
+pub mod serve;
+mod sql;
+mod tenant;
+mod token;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config;
+
+/// Audit trails that you can hand to your worst critic.
+#[derive(Debug, Parser)]
+#[command(name = "trailhouse", version, max_term_width = 110)]
+#[command(
+    after_help = "Example:\n  trailhouse serve &\n  trailhouse tenant create acme\n  trailhouse sql --tenant acme"
+)]
+pub struct Cli {
+    /// Settings; default: TRAILHOUSE_CONFIG, else ./trailhouse.toml if there is one, else built-in defaults
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the server until SIGTERM or SIGINT
+    #[command(after_help = "Example:\n  trailhouse serve --config trailhouse.toml")]
+    Serve,
+    /// Run the main job on made-up or real records, and show what happens
+    #[command(after_help = "Example:\n  trailhouse demo --cloudtrail tests/data/cloudtrail --keep")]
+    Demo(demo::Arguments),
+    /// Make a token of the development issuer
+    #[command(after_help = "Example:\n  trailhouse token --tenant acme --role Reader")]
+    Token(token::Arguments),
+    /// Make tenants and move them through their life
+    #[command(after_help = "Example:\n  trailhouse tenant create acme --silo eu")]
+    Tenant(tenant::Arguments),
+    /// Apply and show policy bundles
+    #[command(
+        after_help = "Example:\n  trailhouse policy show --tenant acme > acme.yaml\n  trailhouse policy apply acme.yaml --tenant acme"
+    )]
+    Policy(policy::Arguments),
+    /// Send records from files
+    #[command(
+        after_help = "Example:\n  trailhouse ingest --tenant acme --format cloudtrail logs/ more.json.gz"
+    )]
+    Ingest(ingest::Arguments),
+    /// Ask one question, or get a prompt
+    #[command(
+        after_help = "Example:\n  trailhouse sql --tenant acme --role Reader \"SELECT count(*) FROM audit.records\""
+    )]
+    Sql(sql::Arguments),
+}
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings.
+    #[error("the configuration cannot be used")]
+    Config(#[from] config::Error),
+    /// The server.
+    #[error("the server stopped")]
+    Serve(#[from] serve::Error),
+    /// The demo.
+    #[error("the demo stopped")]
+    Demo(#[from] demo::Error),
+    /// An administrative act.
+    #[error("nothing was changed")]
+    Operator(#[from] operator::Error),
+    /// A file of the command line.
+    #[error("cannot read `{}`", .0.display())]
+    File(PathBuf, #[source] std::io::Error),
+    /// Ingest.
+    #[error("not everything was sent")]
+    Ingest(#[from] ingest::Error),
+    /// Some records were not taken.
+    #[error("{0} record(s) were refused")]
+    Refused(u64),
+    /// SQL.
+    #[error(transparent)]
+    Sql(#[from] sql::Error),
+}
+
+impl Cli {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// Whatever the verb says.
+    pub async fn run(self) -> Result<(), Error> {
+        let config = config::load(self.config.as_deref());
+        match self.verb {
+            Verb::Serve => Ok(serve::run(config?).await?),
+            // The demo brings its own settings: it must not touch anybody's data.
+            Verb::Demo(arguments) => Ok(demo::run(&arguments).await?),
+            Verb::Token(arguments) => token::run(config?, &arguments),
+            Verb::Tenant(arguments) => tenant::run(config?, arguments).await,
+            Verb::Policy(arguments) => policy::run(config?, arguments).await,
+            Verb::Ingest(arguments) => ingest::run(config?, &arguments).await,
+            Verb::Sql(arguments) => sql::run(config?, &arguments).await,
+        }
+    }
+}
+
+/// Writes one line of an answer.
+#[expect(
+    clippy::print_stdout,
+    reason = "standard output is where a command line answers"
+)]
+fn say(line: impl std::fmt::Display) {
+    println!("{line}");
+}

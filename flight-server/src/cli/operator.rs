@@ -1,0 +1,121 @@
+//! The operator at the command line: a principal of the system tenant, who passes the same gate as everybody else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use catalog::context::{IngressHeaders, Role, TenantContext};
+use catalog::guard::{Denial, Operation, Permit, Request};
+use catalog::ids::{IdError, TenantId};
+use catalog::{policy, tenant};
+
+use crate::auth::developer::{self, TokenRequest};
+use crate::config::Config;
+use crate::service::{self, Service};
+
+use super::token;
+
+const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
+
+/// Why an administrative act was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The parts of the product.
+    #[error("the data or the keys cannot be opened")]
+    Service(#[from] service::Error),
+    /// Operators come from the development issuer, and it is off.
+    #[error("the development issuer is off (`auth.developer`): there is nobody to act as")]
+    NoDeveloper,
+    /// The development issuer.
+    #[error("no token can be made")]
+    Developer(#[source] developer::Error),
+    /// The gate says no.
+    #[error("not allowed: {}", .0.detail())]
+    Denied(Denial),
+    /// A name that is none.
+    #[error("that is no name")]
+    Name(#[from] IdError),
+    /// A word that is not known.
+    #[error("no such {what}; known: {known}")]
+    Word {
+        /// Role, scope, ….
+        what: &'static str,
+        /// All there are.
+        known: String,
+    },
+    /// Onboarding.
+    #[error("the tenant cannot be made")]
+    Onboard(#[from] tenant::OnboardError),
+    /// The registry.
+    #[error("the registry says no")]
+    Registry(#[from] tenant::Error),
+    /// A policy.
+    #[error("the policy says no")]
+    Policy(#[from] policy::Error),
+}
+
+/// A token request for an operator.
+pub(super) fn request() -> TokenRequest {
+    TokenRequest {
+        subject: "operator".to_owned(),
+        tenant: Some(TenantId::system().to_string()),
+        roles: vec![
+            Role::SreAdmin.as_str().to_owned(),
+            Role::SecurityAdmin.as_str().to_owned(),
+        ],
+        ..TokenRequest::default()
+    }
+}
+
+/// The operator, with everything an act needs.
+#[derive(Debug)]
+pub(super) struct Operator {
+    pub(super) service: Arc<Service>,
+    context: TenantContext,
+}
+
+impl Operator {
+    /// Opens data and keys, and signs in as an operator of the system tenant.
+    pub(super) async fn open(config: Config) -> Result<Self, Error> {
+        let token = token::mint(&config, &request(), TOKEN_LIFETIME)?;
+        let service = Service::build(config).await?;
+        Self::sign_in(service, &token).await
+    }
+
+    /// Signs in to a service that is there already.
+    pub(super) async fn sign_in(service: Arc<Service>, token: &str) -> Result<Self, Error> {
+        let bearer = format!("Bearer {token}");
+        let claims = service
+            .authenticator
+            .authenticate(Some(&bearer))
+            .await
+            .map_err(Error::Denied)?;
+        let headers = IngressHeaders::from_pairs(std::iter::empty(), &*service.random);
+        let context = service
+            .gate
+            .identify(&claims, &headers)
+            .await
+            .map_err(Error::Denied)?;
+        Ok(Self { service, context })
+    }
+
+    /// A permit for an act about `target`, whose evidence is durable.
+    pub(super) async fn permit<Op: Operation>(
+        &self,
+        target: &TenantId,
+    ) -> Result<Permit<Op>, Error> {
+        let system = self.service.registry.get(&TenantId::system()).await?;
+        let home = system
+            .ok_or(Error::Denied(Denial::Unavailable))?
+            .silo
+            .clone();
+        let request = Request::at(home).with_target(target.clone());
+        let permit = self
+            .service
+            .gate
+            .authorize::<Op>(&self.context, request)
+            .await
+            .map_err(Error::Denied)?;
+        permit.evidence_durable().await.map_err(Error::Denied)?;
+        Ok(permit)
+    }
+}

@@ -1,0 +1,407 @@
+//! `trailhouse serve`: binds every listener, serves until told to stop, and finishes what is under way.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::error::FlightError;
+use axum::Router;
+use catalog::ids::SiloId;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tonic::transport::server::TcpIncoming;
+
+use crate::auth::developer::TokenRequest;
+use crate::config::Config;
+use crate::flight;
+use crate::http;
+use crate::limits::HEADERS_BYTES_MAX;
+use crate::observe::{self, grpc::ObserveLayer};
+use crate::service::{self, Service};
+
+/// Intermediaries drop connections that are silent for a minute.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+const TOKEN_LIFETIME: Duration = Duration::from_hours(12);
+/// Tenants for which tokens are printed at start.
+const TENANTS_SHOWN_MAX: usize = 3;
+
+/// Why a server did not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its parts.
+    #[error("the server cannot be built")]
+    Service(#[from] service::Error),
+    /// Its logs.
+    #[error("the server cannot log")]
+    Observe(#[from] observe::Error),
+    /// An address that is taken, or not ours.
+    #[error("`{setting}`: cannot listen on {address}")]
+    Bind {
+        /// The setting that names the address.
+        setting: String,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Signals.
+    #[error("the signals of the system cannot be heard")]
+    Signals(#[source] std::io::Error),
+    /// A listener that broke.
+    #[error("a listener broke")]
+    Http(#[source] std::io::Error),
+    /// A listener that broke.
+    #[error("a Flight listener broke")]
+    Flight(#[source] tonic::transport::Error),
+    /// The Flight service.
+    #[error("the Flight service cannot be made")]
+    FlightService(#[source] FlightError),
+    /// A listener that ended without being told to.
+    #[error("a listener ended")]
+    Ended,
+    /// A listener that panicked.
+    #[error("a listener failed")]
+    Failed(#[source] JoinError),
+}
+
+/// Runs the verb: until SIGTERM or SIGINT, then until everything under way is done.
+///
+/// # Errors
+/// When the server does not start, or a listener breaks.
+pub async fn run(config: Config) -> Result<(), Error> {
+    observe::log(&config.log)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
+    let server = Server::bind(Service::build(config).await?).await?;
+    server.announce().await;
+    let told = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    server.run(told).await
+}
+
+/// A service with its listeners bound, and nothing served yet.
+#[derive(Debug)]
+pub struct Server {
+    service: Arc<Service>,
+    silos: Vec<Bound>,
+    admin: TcpListener,
+}
+
+/// One silo's listeners.
+#[derive(Debug)]
+struct Bound {
+    silo: SiloId,
+    flight: TcpListener,
+    http: TcpListener,
+}
+
+/// Where a silo is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The silo.
+    pub silo: SiloId,
+    /// Flight SQL.
+    pub flight: SocketAddr,
+    /// HTTP.
+    pub http: SocketAddr,
+}
+
+impl Server {
+    /// Binds every configured listener, so that clients can connect from now on.
+    ///
+    /// # Errors
+    /// When an address cannot be listened on.
+    pub async fn bind(service: Arc<Service>) -> Result<Self, Error> {
+        let mut silos = Vec::new();
+        for silo in &service.config.silos {
+            let setting = |key: &str| format!("silos.{}.{key}", silo.id);
+            silos.push(Bound {
+                silo: silo.id.clone(),
+                flight: listen(setting("flight"), silo.flight).await?,
+                http: listen(setting("http"), silo.http).await?,
+            });
+        }
+        let admin = listen("admin.listen".to_owned(), service.config.admin).await?;
+        Ok(Self {
+            service,
+            silos,
+            admin,
+        })
+    }
+
+    /// Where each silo is served, the ports as they really are.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn addresses(&self) -> std::io::Result<Vec<Addresses>> {
+        let of = |bound: &Bound| {
+            Ok(Addresses {
+                silo: bound.silo.clone(),
+                flight: bound.flight.local_addr()?,
+                http: bound.http.local_addr()?,
+            })
+        };
+        self.silos.iter().map(of).collect()
+    }
+
+    /// Where health and metrics are served.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// Serves until `told` is over, then lets requests finish, up to the configured time.
+    ///
+    /// # Errors
+    /// When a listener breaks.
+    pub async fn run(self, told: impl Future<Output = ()> + Send) -> Result<(), Error> {
+        let (stop, stopped) = watch::channel(false);
+        let mut listeners = JoinSet::new();
+        for bound in self.silos {
+            let router = http::silo(Arc::clone(&self.service), bound.silo.clone());
+            listeners.spawn(serve_http(bound.http, router, stopped.clone()));
+            let service = Arc::clone(&self.service);
+            let silo = bound.silo;
+            listeners.spawn(serve_flight(bound.flight, service, silo, stopped.clone()));
+        }
+        // The admin listener goes on to the end: it says that this process is stopping.
+        let mut background = JoinSet::new();
+        let (_admin_stop, never) = watch::channel(false);
+        let admin = http::admin(Arc::clone(&self.service));
+        background.spawn(serve_http(self.admin, admin, never));
+        background.spawn(upkeep(Arc::clone(&self.service)));
+        tokio::select! {
+            () = told => {}
+            Some(ended) = listeners.join_next() => return Err(cause(ended)),
+            Some(ended) = background.join_next() => return Err(cause(ended)),
+        }
+        tracing::info!("stopping: no new requests");
+        self.service.stop();
+        stop.send_replace(true);
+        let finished = finish(&mut listeners);
+        match tokio::time::timeout(self.service.config.limits.shutdown_time_max, finished).await {
+            Ok(outcome) => outcome?,
+            Err(_) => tracing::warn!("stopping: requests were cut off"),
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    /// Says on standard output where to connect, and with what in development.
+    #[expect(
+        clippy::print_stdout,
+        reason = "standard output belongs to the command line; logs go to standard error"
+    )]
+    async fn announce(&self) {
+        for silo in self.addresses().unwrap_or_default() {
+            println!(
+                "silo {}: Flight SQL on grpc://{}, HTTP on http://{}",
+                silo.silo, silo.flight, silo.http
+            );
+        }
+        if let Ok(admin) = self.admin_address() {
+            println!("health and metrics on http://{admin}");
+        }
+        for line in self.tokens().await {
+            println!("{line}");
+        }
+    }
+
+    /// Ready-to-paste tokens of the development issuer, for the first tenants there are.
+    async fn tokens(&self) -> Vec<String> {
+        let Some(developer) = &self.service.developer else {
+            return Vec::new();
+        };
+        let mut lines = vec!["development issuer: its tokens are for trying things out".to_owned()];
+        let tenants = self.service.registry.list().await.unwrap_or_default();
+        let mut tenants: Vec<_> = tenants
+            .iter()
+            .filter(|tenant| !tenant.id.is_system())
+            .collect();
+        tenants.truncate(TENANTS_SHOWN_MAX);
+        if tenants.is_empty() {
+            lines.push("no tenant yet: trailhouse tenant create <name>".to_owned());
+        }
+        let now = self.service.clock.now();
+        for tenant in tenants {
+            for (role, scope) in [("Audit.Investigator", "audit.read"), ("", "audit.write")] {
+                let request = TokenRequest {
+                    subject: "developer".to_owned(),
+                    tenant: Some(tenant.id.to_string()),
+                    roles: (!role.is_empty())
+                        .then(|| role.to_owned())
+                        .into_iter()
+                        .collect(),
+                    scopes: vec![scope.to_owned()],
+                    ..TokenRequest::default()
+                };
+                let token = developer.mint(&request, TOKEN_LIFETIME, now);
+                lines.push(format!("{} {scope} {role}: {token}", tenant.id));
+            }
+        }
+        lines
+    }
+}
+
+async fn listen(setting: String, address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Bind {
+            setting,
+            address,
+            source,
+        })
+}
+
+async fn told(mut stopped: watch::Receiver<bool>) {
+    // An error says that the sender is gone: then it is over as well.
+    drop(stopped.wait_for(|stop| *stop).await);
+}
+
+async fn serve_http(
+    listener: TcpListener,
+    router: Router,
+    stopped: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    axum::serve(listener, router)
+        .with_graceful_shutdown(told(stopped))
+        .await
+        .map_err(Error::Http)
+}
+
+async fn serve_flight(
+    listener: TcpListener,
+    service: Arc<Service>,
+    silo: SiloId,
+    stopped: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let observe = ObserveLayer::new(Arc::clone(&service));
+    let flight = flight::flight_service(service, silo).map_err(Error::FlightService)?;
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_max_header_list_size(HEADERS_BYTES_MAX)
+        .layer(observe)
+        .add_service(flight)
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            told(stopped),
+        )
+        .await
+        .map_err(Error::Flight)
+}
+
+async fn upkeep(service: Arc<Service>) -> Result<(), Error> {
+    let mut ticks = tokio::time::interval(METRICS_UPKEEP);
+    loop {
+        ticks.tick().await;
+        service.metrics.upkeep();
+    }
+}
+
+fn cause(ended: Result<Result<(), Error>, JoinError>) -> Error {
+    match ended {
+        Ok(Ok(())) => Error::Ended,
+        Ok(Err(error)) => error,
+        Err(error) => Error::Failed(error),
+    }
+}
+
+async fn finish(listeners: &mut JoinSet<Result<(), Error>>) -> Result<(), Error> {
+    while let Some(ended) = listeners.join_next().await {
+        ended.map_err(Error::Failed)??;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::world::{World, record};
+
+    async fn read_until(stream: &mut TcpStream, text: &str) -> String {
+        let mut read = Vec::new();
+        loop {
+            let mut chunk = [0; 1024];
+            let length = stream.read(&mut chunk).await.unwrap();
+            read.extend_from_slice(&chunk[..length]);
+            let shown = String::from_utf8_lossy(&read).into_owned();
+            if shown.contains(text) {
+                return shown;
+            }
+            assert_ne!(length, 0, "closed after {shown}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_under_way_is_finished_and_no_new_one_taken() {
+        let world = World::new().await;
+        let server = Server::bind(Arc::clone(&world.service)).await.unwrap();
+        let address = server.addresses().unwrap()[0].http;
+        let (tell, told) = oneshot::channel::<()>();
+        let running = tokio::spawn(server.run(async move { drop(told.await) }));
+        let body = record("under-way").to_string();
+        let head = format!(
+            "POST /v1/audit/records HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\r\n",
+            world.writer(),
+            body.len()
+        );
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The server asks for the body when the handler reads it: now the request is under way.
+        read_until(&mut stream, "100 Continue").await;
+        tell.send(()).unwrap();
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stream.write_all(body.as_bytes()).await.unwrap();
+        let answer = read_until(&mut stream, "recordId").await;
+        assert!(answer.contains("HTTP/1.1 200 OK"), "{answer}");
+        running.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_named_with_its_setting() {
+        let world = World::new().await;
+        let server = Server::bind(Arc::clone(&world.service)).await.unwrap();
+        let taken = server.addresses().unwrap()[0].flight;
+        let error = listen("silos.eu.flight".to_owned(), taken)
+            .await
+            .unwrap_err();
+        let named = format!("`silos.eu.flight`: cannot listen on {taken}");
+        assert_eq!(error.to_string(), named);
+    }
+
+    #[tokio::test]
+    async fn tokens_are_printed_for_the_tenants_there_are() {
+        let world = World::new().await;
+        let server = Server::bind(Arc::clone(&world.service)).await.unwrap();
+        let lines = server.tokens().await;
+        let line = lines
+            .iter()
+            .find(|line| line.starts_with("acme audit.write"))
+            .unwrap();
+        let (_, token) = line.rsplit_once(' ').unwrap();
+        let authorization = format!("Bearer {token}");
+        let claims = world
+            .service
+            .authenticator
+            .authenticate(Some(&authorization))
+            .await
+            .unwrap();
+        assert_eq!(claims.tenant().unwrap().unwrap().as_str(), "acme");
+    }
+}

@@ -1,0 +1,248 @@
+//! `trailhouse sql`: one statement, or a prompt, over Flight SQL; answers as aligned tables.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::util::pretty::pretty_format_batches;
+use arrow_flight::error::FlightError;
+use arrow_flight::sql::client::FlightSqlServiceClient;
+use futures::TryStreamExt;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{say, token};
+use crate::auth::developer::TokenRequest;
+use crate::config::Config;
+
+const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3_600);
+
+/// What to ask, where and as whom.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The statement; without one there is a prompt
+    statement: Option<String>,
+    /// The tenant
+    #[arg(long)]
+    tenant: String,
+    /// Role to act in; with the development issuer the token is made for it
+    #[arg(long, default_value = "Investigator")]
+    role: String,
+    /// Address of the Flight SQL listener; default: the configured one
+    #[arg(long)]
+    uri: Option<String>,
+    /// File that holds a bearer token; default: one of the development issuer
+    #[arg(long)]
+    token_file: Option<PathBuf>,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When the server refuses, or is not there.
+pub(super) async fn run(config: Config, arguments: &Arguments) -> Result<(), super::Error> {
+    let (token, role) = match &arguments.token_file {
+        Some(file) => {
+            let text = std::fs::read_to_string(file);
+            let text = text.map_err(|source| super::Error::File(file.clone(), source))?;
+            (
+                text.trim().to_owned(),
+                Some(token::role_name(&arguments.role)?),
+            )
+        }
+        None => (
+            token::mint(
+                &config,
+                &reader(&arguments.tenant, &arguments.role)?,
+                TOKEN_LIFETIME,
+            )?,
+            None,
+        ),
+    };
+    let default_uri = config
+        .silos
+        .first()
+        .map(|silo| format!("http://{}", silo.flight));
+    let uri = arguments.uri.clone().or(default_uri).unwrap_or_default();
+    let mut session = Session::connect(&uri, &token, role.as_deref()).await?;
+    match &arguments.statement {
+        Some(statement) => say(table(&session.query(statement).await?)?),
+        None => {
+            prompt(
+                &mut session,
+                BufReader::new(std::io::stdin()),
+                std::io::stdout(),
+            )
+            .await?
+        }
+    }
+    Ok(())
+}
+
+/// A token request for somebody who asks questions in a role.
+pub(super) fn reader(tenant: &str, role: &str) -> Result<TokenRequest, super::operator::Error> {
+    Ok(TokenRequest {
+        subject: "developer".to_owned(),
+        tenant: Some(tenant.to_owned()),
+        roles: vec![token::role_name(role)?],
+        ..TokenRequest::default()
+    })
+}
+
+/// Rows shown at most; the rest is counted.
+const ROWS_SHOWN_MAX: usize = 1_000;
+
+/// Why a statement has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address is no URI or nobody listens there.
+    #[error("cannot reach the server at `{0}`: is it running?")]
+    Unreachable(String, #[source] tonic::transport::Error),
+    /// The server refused the statement.
+    #[error("{message}")]
+    Refused {
+        /// The server's own words.
+        message: String,
+        /// The problem document, where the server sent one.
+        problem: Option<String>,
+    },
+    /// The answer could not be read or shown.
+    #[error("the answer is not readable")]
+    Unreadable(#[from] arrow::error::ArrowError),
+    /// The terminal went away.
+    #[error("the terminal is not usable")]
+    Terminal(#[from] std::io::Error),
+}
+
+/// A connection that speaks as one token.
+#[derive(Debug)]
+pub(super) struct Session {
+    client: FlightSqlServiceClient<Channel>,
+}
+
+impl Session {
+    /// Connects to `uri` (e.g. `http://127.0.0.1:31337`), with a bearer token and an optional role to act in.
+    pub(super) async fn connect(uri: &str, token: &str, role: Option<&str>) -> Result<Self, Error> {
+        let unreachable = |source| Error::Unreachable(uri.to_owned(), source);
+        let uri_http = uri.replacen("grpc://", "http://", 1);
+        let endpoint = Endpoint::from_shared(uri_http).map_err(unreachable)?;
+        let channel = endpoint.connect().await.map_err(unreachable)?;
+        let mut client = FlightSqlServiceClient::new(channel);
+        client.set_token(token.to_owned());
+        if let Some(role) = role {
+            client.set_header("x-trailhouse-role", role);
+        }
+        Ok(Self { client })
+    }
+
+    /// Runs one statement and returns its batches.
+    pub(super) async fn query(&mut self, statement: &str) -> Result<Vec<RecordBatch>, Error> {
+        let info = self.client.execute(statement.to_owned(), None).await;
+        let info = info.map_err(|error| refusal(&error))?;
+        let mut batches = Vec::new();
+        for endpoint in info.endpoint {
+            let Some(ticket) = endpoint.ticket else {
+                continue;
+            };
+            let stream = self
+                .client
+                .do_get(ticket)
+                .await
+                .map_err(|error| refusal(&error))?;
+            let collected: Vec<_> = stream
+                .try_collect()
+                .await
+                .map_err(|error| refusal(&error))?;
+            batches.extend(collected);
+        }
+        Ok(batches)
+    }
+}
+
+/// What the server said, without the layers of the client around it.
+fn refusal(error: &FlightError) -> Error {
+    match error {
+        FlightError::Tonic(status) => Error::Refused {
+            message: status.message().to_owned(),
+            problem: problem(status.details()),
+        },
+        other => Error::Refused {
+            message: other.to_string(),
+            problem: None,
+        },
+    }
+}
+
+/// The problem document in a status, wherever in its details it stands.
+fn problem(details: &[u8]) -> Option<String> {
+    let start = details.windows(2).position(|window| window == b"{\"")?;
+    let documents = serde_json::Deserializer::from_slice(details.get(start..)?);
+    let document = documents.into_iter::<serde_json::Value>().next()?.ok()?;
+    serde_json::to_string_pretty(&document).ok()
+}
+
+/// An answer as an aligned table with its row count.
+pub(super) fn table(batches: &[RecordBatch]) -> Result<String, Error> {
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    let mut left = ROWS_SHOWN_MAX;
+    let shown: Vec<RecordBatch> = batches
+        .iter()
+        .map(|batch| {
+            let take = left.min(batch.num_rows());
+            left -= take;
+            batch.slice(0, take)
+        })
+        .collect();
+    let mut text = pretty_format_batches(&shown)?.to_string();
+    let plural = if rows == 1 { "row" } else { "rows" };
+    text.push_str(&format!("\n{rows} {plural}"));
+    if rows > ROWS_SHOWN_MAX {
+        text.push_str(&format!(", the first {ROWS_SHOWN_MAX} shown"));
+    }
+    Ok(text)
+}
+
+/// Reads statements from `input` until it ends; each ends with `;`.
+pub(super) async fn prompt(
+    session: &mut Session,
+    mut input: impl BufRead + Send,
+    mut output: impl Write + Send,
+) -> Result<(), Error> {
+    let mut statement = String::new();
+    loop {
+        write!(
+            output,
+            "{}",
+            if statement.is_empty() {
+                "trailhouse> "
+            } else {
+                "        ... "
+            }
+        )?;
+        output.flush()?;
+        let mut line = String::new();
+        if input.read_line(&mut line)? == 0 {
+            writeln!(output)?;
+            return Ok(());
+        }
+        if statement.is_empty() && matches!(line.trim(), "exit" | "quit" | "\\q") {
+            return Ok(());
+        }
+        statement.push_str(&line);
+        let Some(complete) = statement.trim_end().strip_suffix(';').map(str::to_owned) else {
+            if statement.trim().is_empty() {
+                statement.clear();
+            }
+            continue;
+        };
+        statement.clear();
+        let answer = session
+            .query(&complete)
+            .await
+            .and_then(|batches| table(&batches));
+        match answer {
+            Ok(text) => writeln!(output, "{text}")?,
+            Err(error) => writeln!(output, "error: {error}")?,
+        }
+    }
+}
