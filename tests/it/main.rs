@@ -1,3 +1,12 @@
 //! All integration tests are linked into one binary, so that they share one compile and one link.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot set up its world must stop"
+)]
 
+mod ingest;
+mod isolation;
+mod redaction;
+mod tamper;
 mod tidy;

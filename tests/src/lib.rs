@@ -1,6 +1,317 @@
 //! The harness of the integration tests: real servers on free ports, real tokens, real files.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
+    clippy::missing_panics_doc,
     reason = "a harness that cannot set up its world must stop the test"
 )]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow_flight::sql::client::FlightSqlServiceClient;
+use catalog::context::{IngressHeaders, TenantContext};
+use catalog::guard::{Operation, Permit, PolicyWrite, Request, TenantAdmin};
+use catalog::ids::{SiloId, TenantId};
+use catalog::tenant::{Event, NewTenant, onboard};
+use flight_server::auth::developer::TokenRequest;
+use flight_server::cli::serve::{Addresses, Server};
+use flight_server::config;
+use flight_server::service::Service;
+use futures::TryStreamExt;
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+
+/// The silos of every world.
+pub const SILOS: [&str; 2] = ["eu", "us"];
+
+/// One server over a folder of its own, with two silos.
+#[derive(Debug)]
+pub struct World {
+    /// The parts of the server.
+    pub service: Arc<Service>,
+    path: PathBuf,
+    folder: Option<tempfile::TempDir>,
+    addresses: Vec<Addresses>,
+    stop: Option<oneshot::Sender<()>>,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl World {
+    /// Starts a server in a new folder.
+    pub async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    /// Starts a server in a folder that has been used before.
+    pub async fn start_in(folder: tempfile::TempDir) -> Self {
+        let path = folder.path().to_owned();
+        Self {
+            folder: Some(folder),
+            ..Self::serve(path).await
+        }
+    }
+
+    /// Another server over the same folder, as another process would be.
+    pub async fn twin(&self) -> Self {
+        Self::serve(self.path.clone()).await
+    }
+
+    async fn serve(path: PathBuf) -> Self {
+        let at = |name: &str| path.join(name).display().to_string();
+        let mut settings = format!(
+            "[control]\nroot = {:?}\n[keys]\nfolder = {:?}\n[admin]\nlisten = \"127.0.0.1:0\"\n",
+            at("control"),
+            at("keys")
+        );
+        for silo in SILOS {
+            let listeners = "flight = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n";
+            settings.push_str(&format!(
+                "[silos.{silo}]\nroot = {:?}\n{listeners}",
+                at(silo)
+            ));
+        }
+        let config = config::from_text(&settings, std::iter::empty()).unwrap();
+        let service = Service::build(config).await.unwrap();
+        let server = Server::bind(Arc::clone(&service)).await.unwrap();
+        let addresses = server.addresses().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(async move {
+            let told = async move { drop(stopped.await) };
+            Box::pin(server.run(told)).await.unwrap();
+        });
+        Self {
+            service,
+            path,
+            folder: None,
+            addresses,
+            stop: Some(stop),
+            serving: Some(serving),
+        }
+    }
+
+    /// Stops the server as SIGTERM does, and hands its folder on.
+    pub async fn stop(mut self) -> tempfile::TempDir {
+        drop(self.stop.take());
+        self.serving.take().unwrap().await.unwrap();
+        self.folder.take().unwrap()
+    }
+
+    /// Where everything lies.
+    pub fn folder(&self) -> &Path {
+        &self.path
+    }
+
+    /// A token of the development issuer.
+    pub fn token(&self, tenant: &str, roles: &[&str], scopes: &[&str]) -> String {
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        self.mint(&TokenRequest {
+            subject: "tester".to_owned(),
+            tenant: Some(tenant.to_owned()),
+            roles: owned(roles),
+            scopes: owned(scopes),
+            ..TokenRequest::default()
+        })
+    }
+
+    /// A token that says just this.
+    pub fn mint(&self, request: &TokenRequest) -> String {
+        let developer = self.service.developer.as_ref().unwrap();
+        developer.mint(
+            request,
+            Duration::from_secs(3_600),
+            self.service.clock.now(),
+        )
+    }
+
+    /// Who a token's bearer is.
+    pub async fn context(&self, token: &str) -> TenantContext {
+        let claims = self
+            .service
+            .authenticator
+            .authenticate(Some(&format!("Bearer {token}")))
+            .await
+            .unwrap();
+        let headers = IngressHeaders::from_pairs(std::iter::empty(), &*self.service.random);
+        self.service.gate.identify(&claims, &headers).await.unwrap()
+    }
+
+    /// An operator's permit for an act about a tenant.
+    pub async fn operator<Op: Operation>(&self, target: &str) -> Permit<Op> {
+        let context = self
+            .context(&self.token("_system", &["SRE.Admin", "Security.Admin"], &[]))
+            .await;
+        let home = self
+            .service
+            .registry
+            .get(&TenantId::system())
+            .await
+            .unwrap()
+            .unwrap()
+            .silo
+            .clone();
+        let request = Request::at(home).with_target(TenantId::parse(target).unwrap());
+        self.service
+            .gate
+            .authorize::<Op>(&context, request)
+            .await
+            .unwrap()
+    }
+
+    /// Makes a tenant in a silo.
+    pub async fn tenant(&self, id: &str, silo: &str) {
+        let permit = self.operator::<TenantAdmin>(id).await;
+        let new = NewTenant::new(TenantId::parse(id).unwrap(), SiloId::parse(silo).unwrap());
+        onboard(&self.service.registry, &self.service.policies, &permit, new)
+            .await
+            .unwrap();
+    }
+
+    /// Moves a tenant through its life.
+    pub async fn advance(&self, id: &str, event: Event) {
+        let permit = self.operator::<TenantAdmin>(id).await;
+        let id = TenantId::parse(id).unwrap();
+        self.service
+            .registry
+            .transition(&permit, &id, event)
+            .await
+            .unwrap();
+    }
+
+    /// Applies a policy bundle.
+    pub async fn policy(&self, id: &str, yaml: &str) {
+        let permit = self.operator::<PolicyWrite>(id).await;
+        self.service
+            .policies
+            .apply(&permit, yaml.as_bytes())
+            .await
+            .unwrap();
+    }
+
+    fn addresses(&self, silo: &str) -> &Addresses {
+        self.addresses
+            .iter()
+            .find(|address| address.silo.as_str() == silo)
+            .unwrap()
+    }
+
+    /// The base address of a silo's HTTP listener.
+    pub fn http(&self, silo: &str) -> String {
+        format!("http://{}", self.addresses(silo).http)
+    }
+
+    /// Posts records to a silo; gives status and answer.
+    pub async fn post(&self, silo: &str, token: &str, path: &str, body: String) -> (u16, Value) {
+        let kind = if path.ends_with(":batch") {
+            "application/x-ndjson"
+        } else {
+            "application/json"
+        };
+        let request = reqwest::Client::new()
+            .post(self.http(silo) + path)
+            .header("content-type", kind);
+        let response = request.bearer_auth(token).body(body).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    /// Sends records as a batch and expects each to be accepted.
+    pub async fn ingest(&self, tenant: &str, silo: &str, records: &[Value]) {
+        let token = self.token(tenant, &[], &["audit.write"]);
+        let lines: Vec<_> = records.iter().map(Value::to_string).collect();
+        let (status, answer) = self
+            .post(silo, &token, "/v1/audit/records:batch", lines.join("\n"))
+            .await;
+        assert_eq!(status, 200, "{answer}");
+        let results = answer["results"].as_array().unwrap();
+        assert_eq!(results.len(), records.len());
+        assert!(
+            results.iter().all(|result| result["status"] == 200),
+            "{answer}"
+        );
+    }
+
+    /// A Flight SQL client that sends this token.
+    pub async fn client(&self, silo: &str, token: &str) -> FlightSqlServiceClient<Channel> {
+        let uri = format!("http://{}", self.addresses(silo).flight);
+        let channel = Endpoint::from_shared(uri).unwrap().connect().await.unwrap();
+        let mut client = FlightSqlServiceClient::new(channel);
+        client.set_token(token.to_owned());
+        client
+    }
+
+    /// Runs a statement in a role; the error is all the text a client can see of it.
+    pub async fn query(
+        &self,
+        tenant: &str,
+        silo: &str,
+        role: &str,
+        sql: &str,
+    ) -> Result<Vec<RecordBatch>, String> {
+        let mut client = self.client(silo, &self.token(tenant, &[role], &[])).await;
+        run(&mut client, sql).await
+    }
+}
+
+/// Runs a statement; the error is all the text a client can see of it.
+pub async fn run(
+    client: &mut FlightSqlServiceClient<Channel>,
+    sql: &str,
+) -> Result<Vec<RecordBatch>, String> {
+    let shown = |error: &dyn std::fmt::Debug| format!("{error:?}");
+    let info = client
+        .execute(sql.to_owned(), None)
+        .await
+        .map_err(|error| shown(&error))?;
+    let mut batches = Vec::new();
+    for endpoint in info.endpoint {
+        let stream = client
+            .do_get(endpoint.ticket.unwrap())
+            .await
+            .map_err(|error| shown(&error))?;
+        batches.extend(
+            stream
+                .try_collect::<Vec<_>>()
+                .await
+                .map_err(|error| shown(&error))?,
+        );
+    }
+    Ok(batches)
+}
+
+/// Rows as text, for looking at.
+pub fn text(batches: &[RecordBatch]) -> String {
+    arrow::util::pretty::pretty_format_batches(batches)
+        .unwrap()
+        .to_string()
+}
+
+/// A record with this key, and these members over the usual ones.
+pub fn record(tenant: &str, key: &str, over: Value) -> Value {
+    let mut record = serde_json::json!({
+        "tenantId": tenant, "idempotencyKey": key, "createdAt": "2026-01-02T03:04:05.678Z", "action": "Order.Placed",
+        "resource": { "type": "Order", "id": "17" }, "actor": { "type": "User", "id": "ann" },
+        "correlation": { "traceId": "4bf92f3577b34da6a3ce929d0e0e4736" },
+    });
+    if let Value::Object(over) = over {
+        record.as_object_mut().unwrap().extend(over);
+    }
+    record
+}
+
+/// Every file below a folder.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path))
+        } else {
+            found.push(path)
+        }
+    }
+    found.sort();
+    found
+}
