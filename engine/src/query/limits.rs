@@ -11,11 +11,13 @@ pub struct Limits {
     pub depth_max: usize,
     /// Operators, joins and set operations: what makes a syntax tree deep without nesting.
     pub operators_max: usize,
+    /// Levels of one expression, a chain of operators counted as one below the other.
+    pub expression_depth_max: usize,
     /// Relations, counted after common table expressions are put in where they are named.
     pub relations_max: usize,
     /// Nodes of the logical plan.
     pub plan_nodes_max: usize,
-    /// Nodes of the logical plan from its root to a leaf.
+    /// Nodes of the logical plan, and of the physical plan, from the root to a leaf.
     pub plan_depth_max: usize,
     /// Bytes of memory for sorts, joins, aggregates and their like. Nothing is spilled to disk.
     pub memory_bytes_max: usize,
@@ -33,9 +35,10 @@ impl Default for Limits {
             statement_bytes_max: 64 * 1024,
             depth_max: 50,
             operators_max: 2_000,
-            relations_max: 100,
+            expression_depth_max: 200,
+            relations_max: 50,
             plan_nodes_max: 2_000,
-            plan_depth_max: 200,
+            plan_depth_max: 150,
             memory_bytes_max: 512 * 1024 * 1024,
             batch_rows: 8_192,
             target_partitions: 4,

@@ -22,6 +22,8 @@ use datafusion::sql::parser::Statement as ParsedStatement;
 use datafusion::sql::sqlparser::ast::{Query, Statement};
 use futures::FutureExt;
 use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::error::Error;
 use super::limits::Limits;
@@ -58,7 +60,12 @@ pub struct Described {
     pub parameters: SchemaRef,
 }
 
+/// Stack of the thread that a statement is planned on. Planners recurse over expressions, some of them with frames of
+/// 10 KiB; a worker's stack would end with the process at a few hundred levels.
+const STACK_BYTES: usize = 32 * 1024 * 1024;
+
 /// Plans statements for one caller.
+#[derive(Clone)]
 pub(crate) struct Planning {
     pub(crate) tables: Arc<SessionTables>,
     pub(crate) limits: Limits,
@@ -72,12 +79,14 @@ impl Planning {
         sql: &str,
         parameters: Option<ParamValues>,
     ) -> Result<Planned, Error> {
-        contained(Box::pin(self.plan_gated(sql, parameters))).await
+        let (planning, sql) = (self.clone(), sql.to_owned());
+        contained(async move { planning.plan_gated(&sql, parameters).await }).await
     }
 
     /// Says what a statement answers with, and which parameters it has.
     pub(crate) async fn describe(&self, sql: &str) -> Result<Described, Error> {
-        contained(Box::pin(self.describe_gated(sql))).await
+        let (planning, sql) = (self.clone(), sql.to_owned());
+        contained(async move { planning.describe_gated(&sql).await }).await
     }
 
     async fn plan_gated(
@@ -229,6 +238,10 @@ impl Planning {
             .create_physical_plan(&optimized, state)
             .await
             .map_err(|error| sanitize::planning(&error))?;
+        // Each node of a path is a frame on a worker's stack when rows are asked for.
+        if depth(&physical) > self.limits.plan_depth_max {
+            return Err(Error::limit("the plan has too many steps"));
+        }
         Ok(Planned {
             work: Work::Plan {
                 plan: physical,
@@ -248,6 +261,12 @@ impl Planning {
         digest.update(text);
         digest.finalize().into()
     }
+}
+
+/// Nodes from the root of a plan to its farthest leaf.
+fn depth(plan: &Arc<dyn ExecutionPlan>) -> usize {
+    let below = plan.children().into_iter().map(depth).max();
+    below.unwrap_or(0) + 1
 }
 
 fn analyzed(state: &SessionState, plan: &LogicalPlan) -> Result<LogicalPlan, Error> {
@@ -288,12 +307,24 @@ fn number_of(name: &str) -> usize {
     name.trim_start_matches('$').parse().unwrap_or(usize::MAX)
 }
 
-/// Runs planning so that a panic of the planner ends the statement, not the process.
-async fn contained<T>(planning: impl Future<Output = Result<T, Error>> + Send) -> Result<T, Error> {
-    match AssertUnwindSafe(planning).catch_unwind().await {
-        Ok(outcome) => outcome,
-        Err(panic) => Err(panicked(panic.as_ref())),
-    }
+/// Runs planning on a stack of its own, so that neither a deep statement nor a panic of the planner ends more than the
+/// statement.
+async fn contained<T: Send + 'static>(
+    planning: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    let runtime = Handle::try_current().map_err(|_| Error::Internal)?;
+    let (answer, answered) = oneshot::channel();
+    let run = move || {
+        let outcome = runtime.block_on(AssertUnwindSafe(planning).catch_unwind());
+        // Nobody may be waiting any more.
+        let _ = answer.send(outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))));
+    };
+    std::thread::Builder::new()
+        .name("plan".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(run)
+        .map_err(|_| Error::Unavailable)?;
+    answered.await.map_err(|_| Error::Internal)?
 }
 
 /// A panic's own text may quote a value: it stays out of the log.

@@ -326,3 +326,116 @@ const NAMING_A_TENANT: &[&str] = &[
     "SHOW COLUMNS FROM {}.audit.nothing",
     "EXPLAIN SELECT 1 FROM {}.audit.records",
 ];
+
+/// What deep or wide statements become: an answer or a refusal, never the end of the process. Workers have the stack that
+/// the server's have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_statements_end_in_an_answer_or_a_refusal() {
+    let caller = std::sync::Arc::new(Caller::new(ONE, Role::Reader));
+    let list = |count: usize, part: &str, by: &str| vec![part; count].join(by);
+    let numbered = |count: usize, part: &str, by: &str| {
+        let parts: Vec<String> = (0..count)
+            .map(|n| part.replace("{}", &n.to_string()))
+            .collect();
+        parts.join(by)
+    };
+    let mut nested = String::from("records");
+    for level in 0..12 {
+        nested = format!("(SELECT * FROM {nested} x{level})");
+    }
+    let chain = |step: &str, levels: usize| {
+        let mut sql = String::from("WITH t0 AS (SELECT action AS x FROM records)");
+        for level in 1..levels {
+            let step = step.replace("{}", &format!("t{}", level - 1));
+            sql.push_str(&format!(", t{level} AS ({step})"));
+        }
+        format!("{sql} SELECT count(*) FROM t{}", levels - 1)
+    };
+    for sql in [
+        format!(
+            "SELECT count(*) FROM records WHERE {}",
+            numbered(190, "action = '{}'", " OR ")
+        ),
+        format!(
+            "SELECT count(*) FROM records WHERE {}",
+            numbered(190, "action <> '{}'", " AND ")
+        ),
+        format!("SELECT leaf_index + {} FROM records", list(190, "1", " + ")),
+        format!("SELECT action || {} FROM records", list(190, "'x'", " || ")),
+        format!("SELECT {}", list(190, "-1", " - ")),
+        format!(
+            "SELECT count(*) FROM records WHERE action IN ({})",
+            numbered(6_000, "'{}'", ", ")
+        ),
+        format!(
+            "SELECT {} FROM records",
+            numbered(2_000, "action AS a{}", ", ")
+        ),
+        list(49, "SELECT action FROM records", " UNION ALL "),
+        list(49, "SELECT action FROM records", " UNION "),
+        format!(
+            "SELECT count(*) FROM {}",
+            numbered(12, "records r{}", " NATURAL JOIN ")
+        ),
+        format!(
+            "SELECT count(*) FROM records r {}",
+            numbered(49, "JOIN records j{} ON r.action = j{}.ticket", " ")
+        ),
+        format!("SELECT 1 FROM {nested} x"),
+        chain("SELECT x FROM {} WHERE x <> 'x'", 45),
+        chain("SELECT x FROM {} WHERE x <> 'x'", 200),
+        chain("SELECT DISTINCT x FROM {}", 45),
+        chain("SELECT unnest([x]) AS x FROM {}", 45),
+        chain("SELECT max(x) OVER (PARTITION BY x) AS x FROM {}", 45),
+        chain("SELECT x FROM {} ORDER BY x LIMIT 20", 45),
+        chain("SELECT x FROM {} LIMIT 20", 70),
+        chain(
+            "SELECT x FROM {} WHERE x IN (SELECT action FROM records)",
+            24,
+        ),
+        chain("SELECT x FROM {} UNION ALL SELECT action FROM records", 30),
+        format!(
+            "SELECT {}1{} FROM records",
+            "abs(".repeat(45),
+            ")".repeat(45)
+        ),
+        format!(
+            "SELECT {}action{} FROM records",
+            "CASE WHEN true THEN ".repeat(40),
+            " END".repeat(40)
+        ),
+        format!("SELECT {}1", "NOT ".repeat(190)),
+        format!("SELECT 1 {}", "::BIGINT".repeat(190)),
+        format!("SELECT labels{} FROM records", "['x']".repeat(190)),
+        format!("VALUES {}", list(5_000, "(1, 'x')", ", ")),
+        format!(
+            "SELECT count(*) FROM records GROUP BY CUBE ({})",
+            list(14, "action", ", ")
+        ),
+        format!(
+            "SELECT count(*) FROM records GROUP BY GROUPING SETS ({})",
+            list(500, "(action)", ", ")
+        ),
+        format!(
+            "SELECT {} FROM records",
+            numbered(
+                300,
+                "sum(leaf_index) OVER (PARTITION BY action, {}) AS s{}",
+                ", "
+            )
+        ),
+        format!(
+            "SELECT {} FROM records",
+            numbered(48, "(SELECT max(action) FROM records) AS s{}", ", ")
+        ),
+    ] {
+        let caller = std::sync::Arc::clone(&caller);
+        let head: String = sql.chars().take(60).collect();
+        let outcome = tokio::spawn(async move { caller.rows(&sql).await.map(|_| ()) }).await;
+        let outcome = outcome.expect("no panic");
+        assert!(
+            !matches!(outcome, Err(Error::Internal)),
+            "{head}: {outcome:?}"
+        );
+    }
+}

@@ -26,6 +26,7 @@ pub(crate) fn admit(query: &Query, limits: &Limits) -> Result<(), Error> {
         scopes: Vec::new(),
         pending: HashMap::new(),
         counts: Vec::new(),
+        depth: 0,
     };
     match query.visit(&mut walk) {
         ControlFlow::Continue(()) => Ok(()),
@@ -41,6 +42,8 @@ struct Walk<'a> {
     pending: HashMap<usize, String>,
     /// Relations counted so far in each query that is open.
     counts: Vec<usize>,
+    /// Expressions that are open.
+    depth: usize,
 }
 
 type Step = ControlFlow<Box<Error>>;
@@ -57,6 +60,12 @@ fn refuse_if(present: bool, what: &str) -> Step {
     } else {
         ControlFlow::Continue(())
     }
+}
+
+fn exceeded(limit: usize, of: &str) -> Step {
+    ControlFlow::Break(Box::new(Error::limit(format!(
+        "a query has at most {limit} {of}"
+    ))))
 }
 
 fn address(query: &Query) -> usize {
@@ -127,7 +136,16 @@ impl Visitor for Walk<'_> {
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> Step {
+        self.depth += 1;
+        if self.depth > self.limits.expression_depth_max {
+            return exceeded(self.limits.expression_depth_max, "levels in an expression");
+        }
         expression(expr)
+    }
+
+    fn post_visit_expr(&mut self, _expr: &Expr) -> Step {
+        self.depth -= 1;
+        ControlFlow::Continue(())
     }
 
     fn pre_visit_statement(&mut self, _statement: &Statement) -> Step {
@@ -142,10 +160,7 @@ impl Walk<'_> {
         };
         *count = count.saturating_add(relations);
         if *count > self.limits.relations_max {
-            return ControlFlow::Break(Box::new(Error::limit(format!(
-                "a query has at most {} relations",
-                self.limits.relations_max
-            ))));
+            return exceeded(self.limits.relations_max, "relations");
         }
         ControlFlow::Continue(())
     }
