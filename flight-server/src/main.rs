@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use flight_server::cli::Cli;
+use flight_server::service::install_tls_provider;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    install_tls_provider();
     let outcome = Box::pin(Cli::parse().run()).await;
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

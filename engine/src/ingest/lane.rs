@@ -101,7 +101,7 @@ impl RecordLane {
                 .append(&state, vec![batch], round.leaves.into_txns(), Vec::new())
                 .await?;
             if matches!(outcome, AppendOutcome::Committed { .. }) {
-                metrics::histogram!("trailhouse_commit_seconds")
+                metrics::histogram!("trailhouse_commit_seconds", "tenant" => self.tenant.to_string())
                     .record(started.elapsed().as_secs_f64());
                 return Ok(round.dispositions);
             }

@@ -233,19 +233,19 @@ impl Server {
         }
         let now = self.service.clock.now();
         for tenant in tenants {
-            for (role, scope) in [("Audit.Investigator", "audit.read"), ("", "audit.write")] {
+            for (act, role, scope) in [
+                ("read", Some("Audit.Investigator"), "audit.read"),
+                ("write", None, "audit.write"),
+            ] {
                 let request = TokenRequest {
                     subject: "developer".to_owned(),
                     tenant: Some(tenant.id.to_string()),
-                    roles: (!role.is_empty())
-                        .then(|| role.to_owned())
-                        .into_iter()
-                        .collect(),
+                    roles: role.map(str::to_owned).into_iter().collect(),
                     scopes: vec![scope.to_owned()],
                     ..TokenRequest::default()
                 };
                 let token = developer.mint(&request, TOKEN_LIFETIME, now);
-                lines.push(format!("{} {scope} {role}: {token}", tenant.id));
+                lines.push(format!("to {act} {}: {token}", tenant.id));
             }
         }
         lines
@@ -392,7 +392,7 @@ mod tests {
         let lines = server.tokens().await;
         let line = lines
             .iter()
-            .find(|line| line.starts_with("acme audit.write"))
+            .find(|line| line.starts_with("to write acme"))
             .unwrap();
         let (_, token) = line.rsplit_once(' ').unwrap();
         let authorization = format!("Bearer {token}");

@@ -138,6 +138,10 @@ fn describe() {
         "trailhouse_ingest_seconds",
         "Time from a parsed request to durable receipts"
     );
+    metrics::describe_histogram!(
+        "trailhouse_commit_seconds",
+        "Time of one commit to a table of records"
+    );
     metrics::describe_counter!(
         "trailhouse_auth_refusals_total",
         "Tokens refused, by reason"
