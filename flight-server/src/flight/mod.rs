@@ -211,3 +211,6 @@ impl FlightService for TrailhouseFlight {
         caller.answer(Err(refusal))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,10 +15,13 @@ use bytes::Bytes;
 /// What clients are told about a result of this schema: plain layouts only, and no metadata of ours.
 ///
 /// Dictionaries, views and run-end encodings become what they stand for. Some clients throw on them, and a view sends
-/// the whole of the buffer it points into.
+/// the whole of the buffer it points into. Every column may be null, because a mask may make it so.
 pub(crate) fn advertised(schema: &Schema) -> SchemaRef {
-    let fields: Fields = schema.fields().iter().map(plain_field).collect();
-    Arc::new(Schema::new(fields))
+    let fields = schema.fields().iter().map(|field| {
+        let nullable = plain_field(field).as_ref().clone().with_nullable(true);
+        Arc::new(nullable)
+    });
+    Arc::new(Schema::new(fields.collect::<Fields>()))
 }
 
 fn plain_field(field: &FieldRef) -> FieldRef {
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_is_not_told_and_nullability_is_kept() {
+    fn metadata_is_not_told_and_every_column_may_be_null() {
         let metadata = HashMap::from([("internal".to_owned(), "yes".to_owned())]);
         let schema = Schema::new(vec![
             Field::new("a", DataType::Utf8View, false).with_metadata(metadata.clone()),
@@ -134,7 +137,7 @@ mod tests {
         let told = advertised(&schema);
         assert!(told.metadata().is_empty());
         assert!(told.field(0).metadata().is_empty());
-        assert!(!told.field(0).is_nullable());
+        assert!(told.field(0).is_nullable());
     }
 
     #[test]
