@@ -275,3 +275,69 @@ const COUNTS: &[(&str, i64)] = &[
         2,
     ),
 ];
+
+#[tokio::test]
+async fn columns_that_nobody_asks_for_are_not_read() {
+    for (sql, read) in [
+        ("SELECT count(*) FROM records", &["tenant_id"][..]),
+        (
+            "SELECT action, count(*) FROM records GROUP BY action",
+            &["tenant_id", "action"],
+        ),
+        (
+            "SELECT action FROM records WHERE resource_type = 'User'",
+            &["tenant_id", "resource_type", "action"],
+        ),
+        ("SELECT actor_id FROM records", &["tenant_id", "actor_id"]),
+        (
+            "SELECT context FROM records",
+            &[
+                "tenant_id",
+                "context",
+                "sealed_fields",
+                "user_phone",
+                "ticket",
+            ],
+        ),
+        (
+            "SELECT labels['env'] FROM records",
+            &["tenant_id", "labels", "sealed_fields", "owner"],
+        ),
+    ] {
+        let caller = Caller::new(ONE, Role::Reader);
+        caller.plan(sql).await.expect(sql);
+        let mut columns = caller.read.lock().expect("a lock").clone();
+        columns.sort_unstable();
+        let mut wanted = read.to_vec();
+        wanted.sort_unstable();
+        assert_eq!(columns, wanted, "{sql}");
+    }
+}
+
+/// What promotes nothing any more, over rows whose values were promoted when they were written.
+const DEMOTED: &str = r#"
+tenant: "acme"
+version: 2
+residency: { allowedSilos: ["local"] }
+retention: { streams: { audit.default: { ttlDays: 30, graceDays: 1, class: standard } } }
+maskingProfiles:
+  Reader: { actor_id: REDACT }
+"#;
+
+#[tokio::test]
+async fn a_column_that_the_policy_no_longer_describes_is_not_shown() {
+    let caller = Caller::under(ONE, Role::Reader, DEMOTED);
+    let error = caller.rows("SELECT user_phone FROM records").await;
+    assert!(
+        matches!(error, Err(Error::InvalidQuery { .. })),
+        "{error:?}"
+    );
+    let shown = caller
+        .shows("SELECT * FROM records ORDER BY record_id LIMIT 1")
+        .await;
+    assert!(!shown.contains("canary-phone"), "{shown}");
+    assert!(
+        shown.contains("canary-email") || shown.contains("canary-sealed"),
+        "{shown}"
+    );
+}

@@ -48,6 +48,26 @@ async fn no_hostile_statement_brings_out_a_canary() {
     }
 }
 
+/// Callers from whom nothing of their own tenant is masked still see no other tenant and no hidden column.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_role_and_no_mode_brings_out_what_is_foreign_or_hidden() {
+    let callers = [
+        Caller::new(ONE, Role::Investigator),
+        Caller::new(ONE, Role::AuditAdmin),
+        Caller::strict(ONE, Role::Investigator),
+    ];
+    let unseen = ["canary-foreign", "canary-payload", "canary-layout"];
+    for caller in callers {
+        for (sql, _) in statements() {
+            let observed = caller.observes(sql).await;
+            for canary in unseen {
+                assert!(!observed.contains(canary), "{sql}\n{observed}");
+            }
+            assert!(!observed.contains("Internal"), "{sql}\n{observed}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_worlds_look_the_same_to_hostile_statements() {
     let (one, other) = (

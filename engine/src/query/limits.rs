@@ -15,6 +15,8 @@ pub struct Limits {
     pub expression_depth_max: usize,
     /// Relations, counted after common table expressions are put in where they are named.
     pub relations_max: usize,
+    /// Members of GROUPING SETS, CUBE and ROLLUP; the plan has a set for each subset of a cube's.
+    pub grouping_members_max: usize,
     /// Nodes of the logical plan.
     pub plan_nodes_max: usize,
     /// Nodes of the logical plan, and of the physical plan, from the root to a leaf.
@@ -37,6 +39,7 @@ impl Default for Limits {
             operators_max: 2_000,
             expression_depth_max: 200,
             relations_max: 50,
+            grouping_members_max: 12,
             plan_nodes_max: 2_000,
             plan_depth_max: 150,
             memory_bytes_max: 512 * 1024 * 1024,

@@ -33,9 +33,12 @@ mod planning;
 mod queries;
 #[cfg(test)]
 mod refusals;
+mod relations;
 mod run;
 mod sanitize;
 mod session;
+#[cfg(test)]
+mod sizes;
 mod source;
 mod statement;
 mod strip;

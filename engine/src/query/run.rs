@@ -170,3 +170,86 @@ fn conformed(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Err
             Error::Internal
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use catalog::context::Role;
+    use catalog::evidence::{EvidenceRef, EvidenceUnavailable};
+    use futures::channel::oneshot;
+
+    use super::super::testing::{Caller, ONE, at};
+    use super::*;
+
+    async fn started(sql: &str) -> (Caller, oneshot::Sender<()>, BatchStream) {
+        let caller = Caller::new(ONE, Role::Reader);
+        let planned = caller.plan(sql).await.expect("planned");
+        let (durable, durably) = oneshot::channel();
+        let evidence = durably.map(|outcome| match outcome {
+            Ok(()) => Ok(EvidenceRef("evidence".to_owned())),
+            Err(_) => Err(EvidenceUnavailable),
+        });
+        let plan = caller.verified_with(planned, evidence.boxed().shared());
+        let stream = plan.execute().expect("started");
+        (caller, durable, stream)
+    }
+
+    #[tokio::test]
+    async fn nothing_leaves_before_the_evidence_is_durable() {
+        for sql in [
+            "SELECT * FROM records",
+            "SHOW TABLES",
+            "SELECT 1 WHERE false",
+        ] {
+            let (_caller, durable, mut stream) = started(sql).await;
+            let early = tokio::time::timeout(Duration::from_millis(50), stream.next()).await;
+            assert!(early.is_err(), "{sql}");
+            durable.send(()).expect("someone waits");
+            let mut rest = stream.collect::<Vec<_>>().await.into_iter();
+            assert!(rest.all(|batch| batch.is_ok()), "{sql}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_evidence_there_is_no_answer_not_even_an_empty_one() {
+        for sql in ["SELECT * FROM records", "SELECT 1 WHERE false"] {
+            let (_caller, durable, mut stream) = started(sql).await;
+            drop(durable);
+            let error = stream.next().await.expect("an item").expect_err(sql);
+            let error = Error::from_stream(error);
+            assert!(
+                matches!(error, Error::Denied(Denial::EvidenceUnavailable)),
+                "{sql}: {error:?}"
+            );
+            assert!(stream.next().await.is_none(), "{sql}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_decision_that_expires_on_the_way_ends_the_stream_with_an_error() {
+        let (caller, durable, mut stream) = started("SELECT * FROM records").await;
+        durable.send(()).expect("someone waits");
+        assert!(stream.next().await.expect("a batch").is_ok());
+        caller.clock.set(at(2_000_000));
+        let error = stream.next().await.expect("an item").expect_err("expired");
+        assert!(matches!(
+            Error::from_stream(error),
+            Error::Denied(Denial::InvalidToken)
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_panics_ends_in_an_error() {
+        let caller = Caller::new(ONE, Role::Reader);
+        let schema = caller.plan("SELECT 1").await.expect("planned").schema;
+        let rows = stream::once(async { std::panic::resume_unwind(Box::new("a value")) });
+        let mut running = Running {
+            rows: Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), rows)),
+            schema,
+            decision: Arc::clone(caller.viewer.decision()),
+            evidence: None,
+            clock: caller.clock,
+            ends: Instant::now() + Duration::from_secs(1),
+        };
+        assert!(matches!(running.next().await, Err(Error::Internal)));
+    }
+}

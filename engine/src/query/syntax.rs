@@ -11,13 +11,14 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments,
-    GroupByExpr, JoinConstraint, JoinOperator, LimitClause, ObjectName, OrderBy, OrderByKind,
-    Query, Select, SelectFlavor, SelectItem, SetExpr, Statement, TableAlias, TableFactor, Visit,
-    Visitor, WildcardAdditionalOptions, WindowType,
+    GroupByExpr, LimitClause, ObjectName, OrderBy, OrderByKind, Query, Select, SelectFlavor,
+    SelectItem, SetExpr, Statement, TableFactor, Visit, Visitor, WildcardAdditionalOptions,
+    WindowType,
 };
 
 use super::error::Error;
 use super::limits::Limits;
+use super::relations::{alias, joining, relation};
 
 /// Admits a query, or says which part of it is refused.
 pub(crate) fn admit(query: &Query, limits: &Limits) -> Result<(), Error> {
@@ -27,6 +28,7 @@ pub(crate) fn admit(query: &Query, limits: &Limits) -> Result<(), Error> {
         pending: HashMap::new(),
         counts: Vec::new(),
         depth: 0,
+        grouping_members: 0,
     };
     match query.visit(&mut walk) {
         ControlFlow::Continue(()) => Ok(()),
@@ -44,17 +46,20 @@ struct Walk<'a> {
     counts: Vec<usize>,
     /// Expressions that are open.
     depth: usize,
+    /// Members of grouping sets so far.
+    grouping_members: usize,
 }
 
-type Step = ControlFlow<Box<Error>>;
+/// On with the walk, or out with a refusal.
+pub(super) type Step = ControlFlow<Box<Error>>;
 
-fn refuse(what: &str) -> Step {
+pub(super) fn refuse(what: &str) -> Step {
     ControlFlow::Break(Box::new(Error::not_allowed(format!(
         "{what} is not supported"
     ))))
 }
 
-fn refuse_if(present: bool, what: &str) -> Step {
+pub(super) fn refuse_if(present: bool, what: &str) -> Step {
     if present {
         refuse(what)
     } else {
@@ -139,6 +144,12 @@ impl Visitor for Walk<'_> {
         self.depth += 1;
         if self.depth > self.limits.expression_depth_max {
             return exceeded(self.limits.expression_depth_max, "levels in an expression");
+        }
+        if let Expr::GroupingSets(members) | Expr::Cube(members) | Expr::Rollup(members) = expr {
+            self.grouping_members += members.len();
+            if self.grouping_members > self.limits.grouping_members_max {
+                return exceeded(self.limits.grouping_members_max, "grouping sets");
+            }
         }
         expression(expr)
     }
@@ -262,101 +273,6 @@ fn wildcard(options: &WildcardAdditionalOptions) -> Step {
     refuse_if(options.opt_ilike.is_some(), "ILIKE after *")?;
     refuse_if(options.opt_rename.is_some(), "RENAME after *")?;
     refuse_if(options.opt_alias.is_some(), "a name for *")
-}
-
-fn joining(operator: &JoinOperator) -> Step {
-    let constraint = match operator {
-        JoinOperator::Join(constraint)
-        | JoinOperator::Inner(constraint)
-        | JoinOperator::Left(constraint)
-        | JoinOperator::LeftOuter(constraint)
-        | JoinOperator::Right(constraint)
-        | JoinOperator::RightOuter(constraint)
-        | JoinOperator::FullOuter(constraint)
-        | JoinOperator::CrossJoin(constraint)
-        | JoinOperator::Semi(constraint)
-        | JoinOperator::LeftSemi(constraint)
-        | JoinOperator::RightSemi(constraint)
-        | JoinOperator::Anti(constraint)
-        | JoinOperator::LeftAnti(constraint)
-        | JoinOperator::RightAnti(constraint) => constraint,
-        JoinOperator::CrossApply
-        | JoinOperator::OuterApply
-        | JoinOperator::AsOf { .. }
-        | JoinOperator::StraightJoin(_)
-        | JoinOperator::ArrayJoin
-        | JoinOperator::LeftArrayJoin
-        | JoinOperator::InnerArrayJoin => return refuse("this kind of join"),
-    };
-    match constraint {
-        JoinConstraint::On(_)
-        | JoinConstraint::Using(_)
-        | JoinConstraint::Natural
-        | JoinConstraint::None => ControlFlow::Continue(()),
-    }
-}
-
-fn alias(alias: &TableAlias) -> Step {
-    refuse_if(alias.at.is_some(), "AT after a table")
-}
-
-fn relation(factor: &TableFactor) -> Step {
-    let name = match factor {
-        TableFactor::Table {
-            name: _,
-            alias,
-            args,
-            with_hints,
-            version,
-            with_ordinality,
-            partitions,
-            json_path,
-            sample,
-            index_hints,
-        } => {
-            refuse_if(args.is_some(), "a table function")?;
-            refuse_if(!with_hints.is_empty(), "a table hint")?;
-            refuse_if(version.is_some(), "a table version")?;
-            refuse_if(*with_ordinality, "WITH ORDINALITY")?;
-            refuse_if(!partitions.is_empty(), "PARTITION")?;
-            refuse_if(json_path.is_some(), "a path into a table")?;
-            refuse_if(sample.is_some(), "TABLESAMPLE")?;
-            refuse_if(!index_hints.is_empty(), "an index hint")?;
-            alias
-        }
-        TableFactor::Derived { alias, sample, .. } => {
-            refuse_if(sample.is_some(), "TABLESAMPLE")?;
-            alias
-        }
-        TableFactor::UNNEST {
-            alias,
-            with_offset,
-            with_offset_alias,
-            with_ordinality,
-            ..
-        } => {
-            refuse_if(
-                *with_offset || with_offset_alias.is_some() || *with_ordinality,
-                "UNNEST with positions",
-            )?;
-            alias
-        }
-        TableFactor::NestedJoin {
-            table_with_joins,
-            alias,
-        } => {
-            for join in &table_with_joins.joins {
-                refuse_if(join.global, "GLOBAL")?;
-                joining(&join.join_operator)?;
-            }
-            alias
-        }
-        _ => return refuse("this kind of table"),
-    };
-    match name {
-        Some(name) => alias(name),
-        None => ControlFlow::Continue(()),
-    }
 }
 
 /// One expression without its parts: the walk comes to them by itself.

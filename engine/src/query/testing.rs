@@ -1,7 +1,8 @@
 //! Worlds for tests: rows of two tenants in one file, values behind masks, hidden columns, all marked with canaries.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -99,6 +100,8 @@ pub(super) struct Caller {
     pub(super) sources: Arc<dyn Sources>,
     pub(super) limits: Limits,
     pub(super) clock: Arc<ManualClock>,
+    /// The columns that scans of this caller's have read.
+    pub(super) read: Arc<Mutex<Vec<String>>>,
 }
 
 impl Caller {
@@ -111,14 +114,17 @@ impl Caller {
         Self::under(world, role, &format!("{POLICY}query: {{ mode: strict }}\n"))
     }
 
-    fn under(world: World, role: Role, policy: &str) -> Self {
-        let batch = records(world);
+    /// A caller under another policy.
+    pub(super) fn under(world: World, role: Role, policy: &str) -> Self {
+        let read = Arc::default();
         Self {
             viewer: Arc::new(viewer(role, policy)),
             sources: Arc::new(Memory {
-                batch,
+                batch: records(world),
                 layout: Layout::Mixed,
+                read: Arc::clone(&read),
             }),
+            read,
             limits: Limits {
                 target_partitions: 2,
                 memory_bytes_max: 64 * 1024 * 1024,
@@ -137,6 +143,7 @@ impl Caller {
                 secret: "alone",
             }),
             layout: Layout::OneTenant,
+            read: Arc::clone(&self.read),
         });
         self
     }
@@ -146,6 +153,7 @@ impl Caller {
         self.sources = Arc::new(Memory {
             batch: records(ONE),
             layout: Layout::OneTenant,
+            read: Arc::clone(&self.read),
         });
         self
     }
@@ -166,9 +174,18 @@ impl Caller {
     }
 
     pub(super) fn verified(&self, planned: Planned) -> VerifiedPlan {
+        self.verified_with(planned, durable())
+    }
+
+    /// A plan whose evidence is on its way as this receipt says.
+    pub(super) fn verified_with(
+        &self,
+        planned: Planned,
+        evidence: EvidenceReceipt,
+    ) -> VerifiedPlan {
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let decision = Arc::clone(self.viewer.decision());
-        VerifiedPlan::new(planned, decision, durable(), clock, self.limits.deadline)
+        VerifiedPlan::new(planned, decision, evidence, clock, self.limits.deadline)
     }
 
     pub(super) async fn rows(&self, sql: &str) -> Result<Vec<RecordBatch>, Error> {
@@ -300,8 +317,13 @@ pub(super) fn at(minute: i64) -> Timestamp {
 
 /// Twelve rows of the caller's tenant, those of the other tenant between them, newest first.
 pub(super) fn records(world: World) -> RecordBatch {
+    numbered_records(world, 0..12)
+}
+
+/// The same for other numbers, which are minutes as well.
+pub(super) fn numbered_records(world: World, numbers: Range<i64>) -> RecordBatch {
     let mut rows = Vec::new();
-    for number in 0..12 {
+    for number in numbers {
         rows.push(own_row(number, world.secret));
         for copy in 0..world.foreign {
             rows.push(foreign_row(number, copy, world.secret));
@@ -355,6 +377,9 @@ fn own_row(number: i64, secret: &str) -> StoredRecord {
 fn foreign_row(number: i64, copy: usize, secret: &str) -> StoredRecord {
     let foreign = || Some(format!("{CANARY}-foreign-{secret}-{number}-{copy}"));
     let mut row = row(FOREIGN, number * 10 + i64::try_from(copy).unwrap() + 100);
+    // Between the caller's rows, in time as in the file.
+    row.created_at = at(number);
+    row.ingested_at = at(number + 1);
     row.action = foreign();
     row.resource_type = foreign();
     row.resource_id = foreign();
@@ -378,8 +403,8 @@ fn row(tenant: &str, number: i64) -> StoredRecord {
     StoredRecord {
         tenant_id: TenantId::parse(tenant).unwrap(),
         record_id: RecordId::parse(&format!("01KDVDN0000000000000{number:06}")).unwrap(),
-        created_at: at(number % 100),
-        ingested_at: at(number % 100 + 1),
+        created_at: at(number),
+        ingested_at: at(number + 1),
         stream: StreamName::audit_default(),
         retention_class: RetentionClass::parse("standard").unwrap(),
         action: None,
@@ -419,6 +444,7 @@ fn promoted(column: &str, pointer: &str, value: String) -> Promoted {
 struct Memory {
     batch: RecordBatch,
     layout: Layout,
+    read: Arc<Mutex<Vec<String>>>,
 }
 
 #[async_trait]
@@ -427,6 +453,7 @@ impl Sources for Memory {
         Ok(Arc::new(Self {
             batch: self.batch.clone(),
             layout: self.layout,
+            read: Arc::clone(&self.read),
         }))
     }
 }
@@ -456,6 +483,7 @@ impl RecordSource for Memory {
         }
         let columns = scan.projection.iter().map(|index| {
             let name = schema.field(*index).name();
+            self.read.lock().unwrap().push(name.clone());
             (col(name, &schema).unwrap(), name.clone())
         });
         Ok(Arc::new(

@@ -22,7 +22,7 @@ mod source;
 mod stats;
 mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -19,10 +19,10 @@ use crate::record::schema::PARTITIONS;
 /// The sort order of every file: these columns, those of them that the table has, newest first.
 pub(crate) const SORT: [&str; 2] = ["created_at", "record_id"];
 
-/// How [`SORT`] orders.
+/// How [`SORT`] orders: as `ORDER BY … DESC` does when it says no more, so that such a query needs no sort.
 pub(crate) const SORT_OPTIONS: SortOptions = SortOptions {
     descending: true,
-    nulls_first: false,
+    nulls_first: true,
 };
 
 /// The table's schema after this batch: `None` when it already has every column, and an error when it cannot.
