@@ -1,18 +1,23 @@
 //! The gate: decides every request, and sees to it that every decision leaves evidence.
 
 use std::collections::BTreeSet;
+use std::future::ready;
 use std::sync::Arc;
+
+use futures::FutureExt;
 
 use crate::clock::Clock;
 use crate::context::{IngressHeaders, Role, TenantContext, VerifiedClaims};
-use crate::evidence::{Evidence, EvidenceEntry, EvidenceReceipt, EvidenceRef, Verdict};
+use crate::evidence::{
+    Evidence, EvidenceEntry, EvidenceReceipt, EvidenceRef, EvidenceUnavailable, Verdict,
+};
 use crate::ids::{SiloId, StreamName, TenantId};
 use crate::policy::{Bundle, CurrentPolicy, MaskProfile, Policies, StaleMode};
 use crate::tenant::{Registry, TenantRecord};
 
 use super::decision::{self, Decision};
 use super::denial::Denial;
-use super::permit::{Operation, OperationKind, Permit};
+use super::permit::{Operation, OperationKind, Permit, Read};
 use super::rules::{self, EVIDENCE_READERS, QUARANTINE_READERS, READERS, Standing};
 
 /// What is asked for, beside the operation.
@@ -164,6 +169,28 @@ impl Gate {
                     .await;
                 Err(denial)
             }
+        }
+    }
+
+    /// Decides whether a statement may be planned for its columns, or the catalog listed. One execution is one record
+    /// of evidence, and drivers plan a statement twice before; so only a denial is recorded here, and the permit has no
+    /// evidence: whatever waits for it before rows leave gets an error.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn authorize_planning(
+        &self,
+        context: &TenantContext,
+        request: Request,
+    ) -> Result<Permit<Read>, Denial> {
+        match self.decide(context, Read::KIND, &request).await {
+            Ok(decision) => {
+                let none: EvidenceReceipt = ready(Err(EvidenceUnavailable)).boxed().shared();
+                Ok(Permit::new(Arc::new(decision), none))
+            }
+            Err(denial) => Err(self
+                .deny(context, Read::KIND, denial, request.statement)
+                .await),
         }
     }
 

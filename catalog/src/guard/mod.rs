@@ -5,7 +5,8 @@
 //! TenantContext + Request   ── Gate::authorize ─▶ Permit<Op> carrying a Decision, or a Denial
 //! ```
 //! In this order: the token's end, the tenant and its state, where its data lives, the caller's roles and scopes, what
-//! the request names, the policy. Deny by default; both ways leave evidence.
+//! the request names, the policy. Deny by default; both ways leave evidence, except that
+//! what is only planned leaves it when it is denied.
 
 mod decision;
 mod denial;

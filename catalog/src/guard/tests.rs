@@ -93,6 +93,27 @@ async fn evidence_that_cannot_be_recorded_is_noticed_by_allowed_acts_only() {
 }
 
 #[tokio::test]
+async fn planning_leaves_evidence_of_denials_only_and_lets_nothing_out() {
+    let world = world().await;
+    let context = world.identify(reader(), &[]).await.unwrap();
+    let asked = || Request::at(silo()).with_statement("SELECT ?".to_owned());
+    let permit = world.gate.authorize_planning(&context, asked());
+    let permit = permit.await.unwrap();
+    assert_eq!(permit.decision().profile.name.as_str(), "Reader");
+    assert!(world.ledger.take().is_empty());
+    assert_eq!(
+        permit.evidence_durable().await,
+        Err(Denial::EvidenceUnavailable)
+    );
+    let stranger = world.identify(roles(&[]), &[]).await.unwrap();
+    let denied = world.gate.authorize_planning(&stranger, asked()).await;
+    assert!(matches!(denied, Err(Denial::Forbidden { .. })));
+    let entries = world.ledger.take();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].statement.as_deref(), Some("SELECT ?"));
+}
+
+#[tokio::test]
 async fn denials_go_to_the_evidence_of_the_tenant_that_exists() {
     let world = world().await;
     let known = world.identify(reader(), &[]).await.unwrap();
