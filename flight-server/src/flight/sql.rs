@@ -35,7 +35,7 @@ impl TrailhouseFlight {
                 self.described(caller, &statement).await?
             }
             Asked::Metadata(question) => {
-                self.permit(caller, None).await?;
+                self.permit_to_plan(caller, None).await?;
                 question.schema(&self.facts)
             }
             other => return Err(self.not_a_query(caller, other).await),
@@ -60,7 +60,7 @@ impl TrailhouseFlight {
                 self.ticket_for(caller, statement).await?
             }
             Asked::Metadata(question) => {
-                self.permit(caller, None).await?;
+                self.permit_to_plan(caller, None).await?;
                 // Nothing to seal: whoever redeems it is answered for what they may see.
                 (question.schema(&self.facts), command)
             }
@@ -162,15 +162,13 @@ impl TrailhouseFlight {
     }
 
     async fn answer(&self, caller: &Caller, question: Question) -> Result<RecordBatch, Refusal> {
-        let permit = self.permit(caller, None).await?;
+        let permit = self.permit_to_plan(caller, None).await?;
         let tables = if question.asks_for_tables() {
             self.service.queries.tables(&permit).await?
         } else {
             Vec::new()
         };
-        let rows = question.answer(&self.facts, caller.context.tenant(), &tables)?;
-        permit.evidence_durable().await?;
-        Ok(rows)
+        Ok(question.answer(&self.facts, caller.context.tenant(), &tables)?)
     }
 
     /// Why something that is not a query is refused. An attempt to write is evidence.

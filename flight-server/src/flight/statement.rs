@@ -32,8 +32,7 @@ pub(crate) struct Principal {
 pub(crate) struct Statement {
     pub(crate) sql: Arc<str>,
     pub(crate) bindings: Option<Arc<Bindings>>,
-    /// Of the plan that GetFlightInfo made. It is evidence which plan was executed, and by its absence that one was
-    /// only made.
+    /// Of the plan that GetFlightInfo made, for the evidence of its execution.
     pub(crate) plan_digest: Option<[u8; 32]>,
 }
 
@@ -67,19 +66,23 @@ impl Statement {
 }
 
 impl TrailhouseFlight {
-    /// The guard's permission to read, with its evidence under way.
-    pub(super) async fn permit(
+    /// The guard's permission to look at columns: those of a statement, or of the catalog.
+    pub(super) async fn permit_to_plan(
         &self,
         caller: &Caller,
         statement: Option<&Statement>,
     ) -> Result<Permit<Read>, Refusal> {
-        let request = Request {
+        let request = self.request(statement);
+        let gate = &self.service.gate;
+        Ok(gate.authorize_planning(&caller.context, request).await?)
+    }
+
+    fn request(&self, statement: Option<&Statement>) -> Request {
+        Request {
             statement: statement.map(|statement| query::strip_literals(&statement.sql)),
             plan_digest: statement.and_then(|statement| statement.plan_digest),
             ..Request::at(self.silo.clone())
-        };
-        let gate = &self.service.gate;
-        Ok(gate.authorize(&caller.context, request).await?)
+        }
     }
 
     /// What a statement returns and takes, without parameters bound.
@@ -88,7 +91,7 @@ impl TrailhouseFlight {
         caller: &Caller,
         statement: &Statement,
     ) -> Result<Described, Refusal> {
-        let permit = self.permit(caller, Some(statement)).await?;
+        let permit = self.permit_to_plan(caller, Some(statement)).await?;
         let sql = &statement.sql;
         match self.service.queries.describe(&permit, sql).await {
             Ok(described) => Ok(described),
@@ -102,7 +105,7 @@ impl TrailhouseFlight {
         caller: &Caller,
         statement: &Statement,
     ) -> Result<VerifiedPlan, Refusal> {
-        let permit = self.permit(caller, Some(statement)).await?;
+        let permit = self.permit_to_plan(caller, Some(statement)).await?;
         self.plan(caller, &permit, statement).await
     }
 
@@ -112,7 +115,9 @@ impl TrailhouseFlight {
         caller: &Caller,
         statement: &Statement,
     ) -> Result<FlightDataStream, Refusal> {
-        let permit = self.permit(caller, Some(statement)).await?;
+        let request = self.request(Some(statement));
+        let permit = self.service.gate.authorize(&caller.context, request);
+        let permit = permit.await?;
         let plan = self.plan(caller, &permit, statement).await?;
         let schema = advertised(&plan.schema());
         let broken = caller.status(call::internal("the result could not be encoded"));
