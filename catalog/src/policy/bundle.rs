@@ -703,17 +703,6 @@ staleMode: reject
                 "a time takes only",
             );
         }
-        for rule in [
-            "DROP",
-            "REDACT",
-            "NULLIFY",
-            "{ kind: MASK, params: { showLast: 2 } }",
-        ] {
-            refused(
-                &format!("fields: [{{ path: idempotency_key, write: {rule} }}]"),
-                "allows KEEP, HASH and TOKEN",
-            );
-        }
         let many: Vec<_> = (0..17)
             .map(|n| format!("s{n}: {{ ttlDays: 1, class: c{n} }}"))
             .collect();

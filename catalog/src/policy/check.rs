@@ -71,15 +71,6 @@ fn fields(bundle: &Bundle, reasons: &mut Vec<String>) {
             ));
             continue;
         }
-        let keeps_keys_apart = matches!(
-            rule.write,
-            WriteRule::Keep | WriteRule::Hash | WriteRule::Token
-        );
-        if *path == FieldPath::Column("idempotency_key".to_owned()) && !keeps_keys_apart {
-            reasons.push(format!(
-                "{path}: duplicates are found by this column; it allows KEEP, HASH and TOKEN"
-            ));
-        }
         let identifies = rule.class.as_deref().is_some_and(identifies_subject);
         if identifies && rule.write != WriteRule::Drop {
             reasons.push(format!(

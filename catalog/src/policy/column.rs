@@ -70,6 +70,7 @@ pub const COLUMNS: &[Column] = &[
     fixed("sealed_fields", ColumnKind::Other),
     fixed("subject_ref", ColumnKind::Other),
     fixed("payload_hash", ColumnKind::Other),
+    fixed("key_digest", ColumnKind::Other),
     fixed("leaf_layout", ColumnKind::Other),
 ];
 

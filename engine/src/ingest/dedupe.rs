@@ -1,7 +1,7 @@
 //! The index of idempotency keys: memory, rebuilt from the table, kept up by every commit.
 //!
-//! An entry is found by the SHA-256 of the *stored* key (after its write rule), so that the table alone can rebuild
-//! the index; the payload hash in it is keyed, because a plain hash would confirm guesses of an erased field.
+//! Both what an entry is found by and the payload hash in it are keyed and stand in hidden columns: the table alone can
+//! rebuild the index, and neither confirms a guess.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execute_stream;
 use futures::TryStreamExt;
-use sha2::{Digest, Sha256};
 
 use crate::table::{self, ScanRequest, Table, TableState};
 
@@ -21,7 +20,7 @@ use super::outcome::Receipt;
 
 /// What the index needs of a row.
 const COLUMNS: [&str; 6] = [
-    "idempotency_key",
+    "key_digest",
     "payload_hash",
     "record_id",
     "policy_version",
@@ -29,15 +28,8 @@ const COLUMNS: [&str; 6] = [
     "leaf_index",
 ];
 
-/// SHA-256 of a stored idempotency key: the full digest, since a short one could be collided on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct KeyDigest([u8; 32]);
-
-impl KeyDigest {
-    pub(crate) fn of(stored_key: &str) -> Self {
-        Self(Sha256::digest(stored_key.as_bytes()).into())
-    }
-}
+/// What a key is found by: [`crate::record::canonical::key_digest`].
+pub(crate) type KeyDigest = String;
 
 /// A record that is in the table.
 #[derive(Debug, Clone)]
@@ -97,7 +89,7 @@ impl Index {
             column.ok_or_else(malformed)
         };
         let (keys, hashes, ids) = (
-            text("idempotency_key")?,
+            text("key_digest")?,
             text("payload_hash")?,
             text("record_id")?,
         );
@@ -119,7 +111,7 @@ impl Index {
                 payload_hash: hashes.value(row).to_owned(),
                 receipt,
             };
-            self.known.insert(KeyDigest::of(keys.value(row)), known);
+            self.known.insert(keys.value(row).to_owned(), known);
         }
         Ok(())
     }

@@ -142,7 +142,7 @@ impl RecordLane {
                 None => {
                     let receipt = place(candidate, ingested_at, &mut round.leaves, state);
                     round.rows.push(candidate.stored.clone());
-                    group.insert(candidate.key, (payload_hash, receipt.clone()));
+                    group.insert(candidate.key.clone(), (payload_hash, receipt.clone()));
                     Disposition::Stored(receipt)
                 }
             };

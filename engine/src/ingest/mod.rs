@@ -27,12 +27,12 @@ use moka::sync::Cache;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use crate::record::batch::QuarantineRow;
-use crate::record::canonical::{PayloadHash, payload_hash};
+use crate::record::canonical::{PayloadHash, key_digest, payload_hash};
 use crate::record::{Placement, Redactor, Refusal, Secrets, StoredRecord, Terms, parse};
 use crate::sequencer::{LaneError, Queue, Queues};
 use crate::table::Tables;
 
-use self::dedupe::{Index, KeyDigest};
+use self::dedupe::Index;
 use self::lane::{Candidate, Disposition, RecordLane};
 use self::quarantine::QuarantineLane;
 
@@ -40,6 +40,8 @@ pub use self::outcome::{Error, Outcome, QuarantineReason, Receipt};
 
 /// Bytes of records that may be on their way at once; more wait.
 const IN_FLIGHT_KIB_MAX: usize = 256 << 10;
+/// Records that are parsed and redacted before others get their turn.
+const RECORDS_AT_ONCE: usize = 32;
 /// How long a request waits for room before it is told to come back.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Policies whose rules are kept ready.
@@ -138,6 +140,9 @@ impl Ingest {
         let rules = self.rules(decision).await?;
         let mut batch = Batch::default();
         for (position, record) in records.iter().enumerate() {
+            if position % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
             match self.redact(decision, &rules, record)? {
                 Ok(redacted) => batch.add(position, redacted, &rules),
                 Err(refused) => batch.settled.push((position, refused)),
@@ -222,6 +227,7 @@ impl Ingest {
                 .clone()
                 .unwrap_or_else(StreamName::audit_default),
             payload_hash: submitted.keyed(&rules.payload_key),
+            key_digest: key_digest(&parsed.idempotency_key, &rules.payload_key),
         };
         let stored = rules.redactor.redact(parsed, placement, &*self.random);
         let stored = stored.map_err(|_| Error::Unavailable)?;
@@ -364,7 +370,7 @@ impl Batch {
             return;
         }
         self.candidates.push(Candidate {
-            key: KeyDigest::of(stored.idempotency_key.as_deref().unwrap_or_default()),
+            key: stored.key_digest.clone().unwrap_or_default(),
             policy_version: rules.redactor.policy_version().clone(),
             stored: stored.clone(),
         });

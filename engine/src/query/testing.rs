@@ -427,6 +427,7 @@ fn row(tenant: &str, number: i64) -> StoredRecord {
         salt: [0; 16],
         sealed_fields: BTreeMap::new(),
         payload_hash: None,
+        key_digest: None,
         leaf_layout: "[]".to_owned(),
     }
 }

@@ -117,6 +117,7 @@ pub fn evidence_record(entry: &EvidenceEntry, place: EvidencePlace) -> StoredRec
         salt: place.salt,
         sealed_fields: BTreeMap::new(),
         payload_hash: None,
+        key_digest: None,
         leaf_layout: "[]".to_owned(),
     }
 }
@@ -194,6 +195,7 @@ fn record_column(field: &Field, rows: &[StoredRecord]) -> Result<ArrayRef, Arrow
         "salt" => salts(rows),
         "sealed_fields" => sealed_fields(rows)?,
         "payload_hash" => texts(rows, |row| row.payload_hash.as_deref()),
+        "key_digest" => texts(rows, |row| row.key_digest.as_deref()),
         "leaf_layout" => texts(rows, |row| Some(row.leaf_layout.as_str())),
         // What no record has when it is first written.
         "field_salts" | "commitments" | "subject_ref" => {

@@ -60,6 +60,13 @@ pub fn payload_hash(record: &AuditRecord) -> Result<PayloadHash, NoCanonicalForm
     Ok(PayloadHash(Sha256::digest(canonical).into()))
 }
 
+/// The form of an idempotency key by which its record is found again: all 256 bits, since a short digest could be
+/// collided on purpose; keyed, so that the table confirms no guess; and of the key as it was sent, so that a write rule on
+/// its column, or a change of that rule, hides no duplicate.
+pub fn key_digest(idempotency_key: &str, key: &SecretKey) -> String {
+    URL_SAFE_NO_PAD.encode(key.mac(&[b"th-key-digest", idempotency_key.as_bytes()]))
+}
+
 /// The record as its sender would have spelt it in normal form.
 pub fn normal_form(record: &AuditRecord) -> Value {
     let mut form = Map::new();

@@ -47,6 +47,8 @@ pub struct Placement {
     pub stream: StreamName,
     /// Keyed form of its payload hash ([`super::canonical::PayloadHash::keyed`]).
     pub payload_hash: String,
+    /// Keyed digest of the idempotency key as it was sent ([`super::canonical::key_digest`]).
+    pub key_digest: String,
 }
 
 /// The field rules of one policy, ready to be applied to many records.
@@ -154,6 +156,7 @@ impl Redactor {
             salt,
             sealed_fields: cut.sealed,
             payload_hash: Some(placement.payload_hash),
+            key_digest: Some(placement.key_digest),
         })
     }
 
@@ -541,6 +544,7 @@ mod tests {
             ingested_at: Timestamp::parse_rfc3339("2025-10-28T08:00:01Z").unwrap(),
             stream: StreamName::audit_default(),
             payload_hash: "hmac-sha256:x".to_owned(),
+            key_digest: "x".to_owned(),
         }
     }
 

@@ -341,6 +341,11 @@ const RECORD_TAIL: &[Column] = &[
         "Keyed hash of the payload as it was sent",
     ),
     hidden(
+        "key_digest",
+        Kind::Text,
+        "Keyed digest of the idempotency key as it was sent: what duplicates are found by",
+    ),
+    hidden(
         "leaf_layout",
         Kind::Text,
         "JSON array of the paths committed apart in the leaf",
@@ -471,6 +476,7 @@ mod tests {
             "sealed_fields",
             "subject_ref",
             "payload_hash",
+            "key_digest",
             "leaf_layout",
         ] {
             assert!(is_hidden(name), "{name}");

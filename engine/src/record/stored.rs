@@ -43,6 +43,7 @@ pub struct StoredRecord {
     pub salt: [u8; SALT_BYTES],
     pub sealed_fields: BTreeMap<String, String>,
     pub payload_hash: Option<String>,
+    pub key_digest: Option<String>,
     pub leaf_layout: String,
 }
 
