@@ -48,6 +48,8 @@ enum Growth {
     Product,
     /// The separator between any two members.
     Separated,
+    /// All arguments, so many times.
+    Scaled(usize),
 }
 
 /// Puts a bound on a function that needs one; others stay as they are.
@@ -60,6 +62,9 @@ pub(super) fn bound(function: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
         "lpad" | "rpad" => Growth::Width,
         "replace" | "regexp_replace" | "translate" => Growth::Product,
         "concat_ws" | "array_to_string" => Growth::Separated,
+        "encode" | "to_hex" => Growth::Scaled(2),
+        // An offset and a validity bit for each character.
+        "string_to_array" => Growth::Scaled(8),
         _ => return function,
     };
     Arc::new(ScalarUDF::new_from_impl(Bounded {
@@ -127,6 +132,7 @@ impl Growth {
         };
         match self {
             Self::Sum => all(),
+            Self::Scaled(factor) => all().saturating_mul(factor),
             Self::Times => bytes(0).saturating_mul(largest(1)),
             Self::Width => rows.saturating_mul(largest(1)).saturating_mul(4),
             Self::Product => {
