@@ -34,6 +34,12 @@ pub(crate) const TAG_STATS: &str = "th.stats";
 /// The value of [`TAG_VERSION`].
 pub(crate) const FORMAT: &str = "1";
 
+/// What the application ids begin with whose versions are the tree sizes of logs.
+const TREE_SIZE: &str = "th.log:";
+const UNEVEN: Error = Error::Tampered {
+    what: "the rows in the log are not the leaves that it counts",
+};
+
 /// One data file as the log describes it.
 #[derive(Debug)]
 pub(crate) struct DataFile {
@@ -224,6 +230,7 @@ impl TableState {
     fn apply(&mut self, version: u64, actions: &[Action]) -> Result<(), Error> {
         let mut added = Vec::new();
         let mut removed = HashSet::new();
+        let leaves_before = self.leaves();
         for action in actions {
             match action {
                 Action::Add(add) => {
@@ -259,10 +266,42 @@ impl TableState {
                 }
             }
         }
+        let rows_added: u64 = added.iter().map(|file| file.count).sum();
         self.files.remove(&removed);
         self.files.add(added);
         self.version = version;
+        // An entry that rewrites files adds rows that have their leaves already.
+        if self.numbers_leaves()
+            && removed.is_empty()
+            && self.leaves() - leaves_before != i128::from(rows_added)
+        {
+            return Err(UNEVEN);
+        }
         Ok(())
+    }
+
+    /// Whether the rows of this table are leaves of logs.
+    fn numbers_leaves(&self) -> bool {
+        self.txns.keys().any(|app_id| app_id.starts_with(TREE_SIZE))
+    }
+
+    /// The leaves of all logs together, as the entries say.
+    fn leaves(&self) -> i128 {
+        let sizes = self
+            .txns
+            .iter()
+            .filter(|(app_id, _)| app_id.starts_with(TREE_SIZE));
+        sizes.map(|(_, size)| i128::from(*size)).sum()
+    }
+
+    /// Every leaf has its row, and every row is one leaf: an entry that was removed, emptied or repeated shows here.
+    fn check_whole(&self) -> Result<(), Error> {
+        let whole = self.leaves() == i128::from(self.row_count());
+        if self.numbers_leaves() && !whole {
+            Err(UNEVEN)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -281,9 +320,11 @@ pub(crate) async fn load(log: &Log) -> Result<Option<TableState>, Error> {
     match state {
         None => Ok(None),
         // Others may have committed since the listing.
-        Some(state) => refresh(log, Arc::new(state))
-            .await
-            .map(|state| Some(Arc::unwrap_or_clone(state))),
+        Some(state) => {
+            let state = refresh(log, Arc::new(state)).await?;
+            state.check_whole()?;
+            Ok(Some(Arc::unwrap_or_clone(state)))
+        }
     }
 }
 

@@ -492,7 +492,7 @@ mod tests {
         let table = world.records("acme").await;
         append(&table, rows(&[row(1, "a")])).await;
         let state = table.state().await.unwrap();
-        let txns = vec![("th.log:a".to_owned(), 1)];
+        let txns = vec![("th.wal:a".to_owned(), 1)];
         let info = vec![("th.root".to_owned(), Value::from("abc"))];
         let outcome = table
             .append(&state, vec![rows(&[row(2, "b")])], txns, info)
@@ -506,8 +506,8 @@ mod tests {
             (state.version, state.file_count(), state.row_count()),
             (2, 2, 2)
         );
-        assert_eq!(state.txn("th.log:a"), Some(1));
-        assert_eq!(state.txn("th.log:b"), None);
+        assert_eq!(state.txn("th.wal:a"), Some(1));
+        assert_eq!(state.txn("th.wal:b"), None);
         assert_eq!(state.info("th.root"), Some(&Value::from("abc")));
         assert_eq!(all(&reopened, &["record_id"]).await.num_rows(), 2);
     }

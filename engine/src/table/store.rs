@@ -92,7 +92,7 @@ impl FsyncStore {
         self.on_disk(move |disk| {
             parents.iter().try_for_each(|parent| {
                 disk.make_durable(parent)?;
-                disk.watch(sync_directory(parent))
+                disk.sync_directory(parent)
             })
         })
         .await
@@ -192,7 +192,7 @@ impl ObjectStore for FsyncStore {
                 async move {
                     let location = deleted?;
                     let path = local.path_to_filesystem(&location)?;
-                    blocking(move || disk.watch(sync_directory(parent_of(&path)?)))
+                    blocking(move || disk.sync_directory(parent_of(&path)?))
                         .await
                         .map_err(generic)?;
                     Ok(location)
@@ -273,6 +273,13 @@ impl Disk {
         synced
     }
 
+    /// Syncs a directory. One that cannot be opened was not synced, but nothing is lost by that: the caller fails, and
+    /// the next one may find a free descriptor.
+    fn sync_directory(&self, path: &FsPath) -> io::Result<()> {
+        let directory = File::open(path)?;
+        self.watch(directory.sync_all())
+    }
+
     /// Opens a fresh file beside `target`. Its name ends in `#` and digits, which lists leave out.
     fn stage(&self, target: &FsPath) -> io::Result<(File, Staged)> {
         self.check()?;
@@ -312,13 +319,13 @@ impl Disk {
                 let linked = std::fs::hard_link(&staged.0, target);
                 // Whoever learns that the name is taken will act on it, so what is there must be durable as well.
                 if !matches!(&linked, Err(error) if error.kind() != ErrorKind::AlreadyExists) {
-                    self.watch(sync_directory(parent))?;
+                    self.sync_directory(parent)?;
                 }
                 linked
             }
             Publish::Replace => {
                 std::fs::rename(&staged.0, target)?;
-                self.watch(sync_directory(parent))
+                self.sync_directory(parent)
             }
         }
     }
@@ -337,7 +344,7 @@ impl Disk {
         let mut ancestor = directory;
         while ancestor != self.root && ancestor.starts_with(&self.root) {
             ancestor = parent_of(ancestor)?;
-            self.watch(sync_directory(ancestor))?;
+            self.sync_directory(ancestor)?;
         }
         let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
         if synced.len() >= SYNCED_DIRECTORIES_MAX {
