@@ -56,6 +56,11 @@ impl LocalKms {
         let master_path = folder.join(MASTER_KEY_FILE);
         let master = match read_master(&master_path)? {
             Some(master) => master,
+            None if holds_keys(folder)? => {
+                return Err(KeyError::unavailable(
+                    "the master key is missing beside keys that were made under it: bring it back",
+                ));
+            }
             None => {
                 let fresh = SecretKey::random(&*random);
                 create_file(&master_path, fresh.expose(), &*random)?;
@@ -279,6 +284,21 @@ impl Folder {
             None => Err(KeyError::Unknown),
         }
     }
+}
+
+/// Whether keys lie in the folder of any silo. A new master key would open none of them.
+fn holds_keys(folder: &Path) -> Result<bool, KeyError> {
+    for entry in fs::read_dir(folder).map_err(KeyError::unavailable)? {
+        let path = entry.map_err(KeyError::unavailable)?.path();
+        let silo = path.is_dir().then(|| fs::read_dir(&path)).transpose();
+        if silo
+            .map_err(KeyError::unavailable)?
+            .is_some_and(|mut inside| inside.next().is_some())
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn read_master(path: &Path) -> Result<Option<SecretKey>, KeyError> {
