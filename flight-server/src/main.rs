@@ -7,10 +7,24 @@ use clap::Parser;
 use flight_server::cli::Cli;
 use flight_server::service::install_tls_provider;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// Plans are trees, and trees are walked and dropped by recursion: a worker's stack must hold the deepest plan that the
+/// limits admit, many times over. It is address space, not memory, until it is used.
+const STACK_BYTES: usize = 64 << 20;
+
+fn main() -> ExitCode {
     install_tls_provider();
-    let outcome = Box::pin(Cli::parse().run()).await;
+    let command = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(STACK_BYTES)
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(Box::pin(command.run())),
+        Err(error) => {
+            complain(&error);
+            return ExitCode::FAILURE;
+        }
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

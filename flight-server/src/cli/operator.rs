@@ -48,6 +48,9 @@ pub enum Error {
     /// The registry.
     #[error("the registry says no")]
     Registry(#[from] tenant::Error),
+    /// A bundle, with every reason against it.
+    #[error("the bundle is refused:\n  {}", .0.join("\n  "))]
+    Refused(Vec<String>),
     /// A policy.
     #[error("the policy says no")]
     Policy(#[from] policy::Error),

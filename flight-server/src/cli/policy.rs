@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use catalog::guard::{PolicyRead, PolicyWrite};
 use catalog::ids::TenantId;
+use catalog::policy;
 
 use crate::config::Config;
 
@@ -58,8 +59,10 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Erro
 async fn apply(operator: &Operator, tenant: &str, yaml: &[u8]) -> Result<String, operator::Error> {
     let tenant = TenantId::parse(tenant)?;
     let permit = operator.permit::<PolicyWrite>(&tenant).await?;
-    let applied = operator.service.policies.apply(&permit, yaml).await?;
-    Ok(applied.to_string())
+    match operator.service.policies.apply(&permit, yaml).await {
+        Err(policy::Error::Refused(refused)) => Err(operator::Error::Refused(refused.reasons)),
+        applied => Ok(applied?.to_string()),
+    }
 }
 
 async fn show(
