@@ -341,3 +341,31 @@ async fn a_column_that_the_policy_no_longer_describes_is_not_shown() {
         "{shown}"
     );
 }
+
+#[tokio::test]
+async fn rows_that_are_masked_step_by_step_stay_together() {
+    let caller = Caller::new(ONE, Role::Reader).with_rows(1_500);
+    let sql = "SELECT leaf_index, context, labels['env'] AS env FROM records ORDER BY leaf_index";
+    let mut seen = 0;
+    for batch in caller.rows(sql).await.expect("rows") {
+        let numbers = batch.column(0).as_primitive::<Int64Type>();
+        let contexts = batch.column(1).as_string::<i32>();
+        let envs = batch.column(2).as_string::<i32>();
+        for row in 0..batch.num_rows() {
+            let number = numbers.value(row);
+            assert_eq!(number, seen);
+            let ticket = format!("\"ticket\":\"T-{number}\"");
+            assert!(
+                contexts.value(row).contains(&ticket),
+                "{}",
+                contexts.value(row)
+            );
+            assert_eq!(
+                envs.value(row),
+                if number % 2 == 0 { "prod" } else { "test" }
+            );
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 1_500);
+}

@@ -18,7 +18,7 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use super::error::Error;
 use super::guarded_exec::{GuardedScanExec, Parts};
-use super::leakproof::is_leakproof;
+use super::leakproof::below_the_guard;
 use super::source::{Layout, RawScan, RecordSource};
 use super::table_name::TableName;
 use super::viewer::{TENANT, View, Viewer};
@@ -61,8 +61,9 @@ impl GuardedTable {
         &self.view
     }
 
-    fn takes(&self, filter: &Expr) -> bool {
-        is_leakproof(filter, |name| {
+    /// What of a filter may be evaluated on stored rows.
+    fn below(&self, filter: &Expr) -> Option<Expr> {
+        below_the_guard(filter, |name| {
             let is_stored_as_seen = self.view.mask_of(name)?.is_clear();
             let field = self.view.schema.field_with_name(name).ok()?;
             is_stored_as_seen.then(|| field.data_type().clone())
@@ -76,11 +77,8 @@ impl GuardedTable {
             Layout::OneTenant => None,
             Layout::Mixed => Some(col(TENANT).eq(lit(self.viewer.tenant()))),
         };
-        let wanted = filters.iter().filter(|filter| self.takes(filter));
-        let predicate = tenant
-            .into_iter()
-            .chain(wanted.map(unqualified))
-            .reduce(Expr::and);
+        let wanted = filters.iter().filter_map(|filter| self.below(filter));
+        let predicate = tenant.into_iter().chain(wanted).reduce(Expr::and);
         predicate
             .map(|predicate| {
                 create_physical_expr(
@@ -92,11 +90,6 @@ impl GuardedTable {
             })
             .transpose()
     }
-}
-
-/// The filter with its columns named as the table names them. Names are unique in a table.
-fn unqualified(filter: &Expr) -> Expr {
-    datafusion::logical_expr::expr_rewriter::unnormalize_col(filter.clone())
 }
 
 #[async_trait]
@@ -115,7 +108,7 @@ impl TableProvider for GuardedTable {
     ) -> Result<Vec<TableProviderFilterPushDown>> {
         // Never exact: the filter stays above the guard, on what the caller sees, and the copy below only prunes.
         let taken = filters.iter().map(|filter| {
-            if self.takes(filter) {
+            if self.below(filter).is_some() {
                 TableProviderFilterPushDown::Inexact
             } else {
                 TableProviderFilterPushDown::Unsupported
@@ -147,7 +140,7 @@ impl TableProvider for GuardedTable {
             target_partitions: state.config().target_partitions(),
         };
         let inner = self.source.scan(raw).await?;
-        let is_filtered = filters.iter().any(|filter| self.takes(filter));
+        let is_filtered = filters.iter().any(|filter| self.below(filter).is_some());
         let guarded = GuardedScanExec::new(
             Arc::clone(&self.viewer),
             self.table,

@@ -29,7 +29,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 
 use super::error::Error;
 use super::masking::ColumnMask;
@@ -100,6 +100,11 @@ impl Parts {
             .filter(|(column, _)| !column.mask.shows_all())
             .map(|(_, field)| field.name().as_str())
             .collect()
+    }
+
+    /// Whether it takes work to show a row.
+    fn is_masked(&self) -> bool {
+        self.shown.iter().any(|column| !column.mask.is_clear())
     }
 
     /// The batch that the caller sees.
@@ -285,17 +290,63 @@ impl ExecutionPlan for GuardedScanExec {
             .inner
             .execute(partition, context)
             .map_err(|error| sanitize::scan(&error))?;
-        let (viewer, parts) = (Arc::clone(&self.viewer), Arc::clone(&self.parts));
-        let layout = self.source.layout();
-        let shown = rows.map(move |batch| {
-            let batch = batch.map_err(|error| sanitize::scan(&error))?;
-            let own = own_rows(batch, viewer.tenant(), layout)?;
-            Ok(parts.show(&own).map_err(|error| unmaskable(&error))?)
+        let shown = Shown {
+            rows,
+            viewer: Arc::clone(&self.viewer),
+            parts: Arc::clone(&self.parts),
+            layout: self.source.layout(),
+            waiting: None,
+            step: FIRST_ROWS,
+        };
+        let shown = stream::try_unfold(shown, |mut shown| async move {
+            let batch = shown.next().await?;
+            Ok(batch.map(|batch| (batch, shown)))
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(
             Arc::clone(&self.parts.schema),
             shown,
         )))
+    }
+}
+
+/// Rows that are masked first. A query that wants a few of them stops there; one that wants more gets more at a time.
+const FIRST_ROWS: usize = 256;
+
+/// One partition on its way to the caller.
+struct Shown {
+    rows: SendableRecordBatchStream,
+    viewer: Arc<Viewer>,
+    parts: Arc<Parts>,
+    layout: Layout,
+    /// Own rows that are not masked yet.
+    waiting: Option<RecordBatch>,
+    step: usize,
+}
+
+impl Shown {
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let batch = match self.waiting.take() {
+            Some(batch) => batch,
+            None => match self.rows.next().await {
+                Some(batch) => {
+                    let batch = batch.map_err(|error| sanitize::scan(&error))?;
+                    own_rows(batch, self.viewer.tenant(), self.layout)?
+                }
+                None => return Ok(None),
+            },
+        };
+        let step = self.step.min(batch.num_rows());
+        if step < batch.num_rows() && self.parts.is_masked() {
+            self.waiting = Some(batch.slice(step, batch.num_rows() - step));
+            self.step = self.step.saturating_mul(4);
+            return self.show(&batch.slice(0, step));
+        }
+        self.show(&batch)
+    }
+
+    fn show(&self, batch: &RecordBatch) -> Result<Option<RecordBatch>> {
+        let shown = self.parts.show(batch);
+        Ok(Some(shown.map_err(|error| unmaskable(&error))?))
     }
 }
 

@@ -328,6 +328,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_page_of_a_listing_reads_the_files_that_it_can_be_in() {
+        let world = testing::World::new();
+        let caller = caller(&world, Role::Reader).await;
+        let page = |bound: &str| {
+            format!(
+                "SELECT record_id FROM records WHERE (created_at, record_id) < ({bound}) \
+                 ORDER BY created_at DESC, record_id DESC LIMIT 3"
+            )
+        };
+        let first = caller
+            .rows(&page(
+                "'2026-01-01T01:42:00Z', '01KDVDN0000000000000000102'",
+            ))
+            .await;
+        let text = pretty_format_batches(&first.expect("rows"))
+            .expect("text")
+            .to_string();
+        for record in ["101", "100", "049"] {
+            assert!(
+                text.contains(&format!("01KDVDN0000000000000000{record}")),
+                "{text}"
+            );
+        }
+        let before_everything = page("'2025-12-31T00:00:00Z', 'x'");
+        let plan = physical(&caller, &before_everything).await;
+        let rows = caller.rows(&before_everything).await.expect("rows");
+        assert_eq!(
+            rows.iter().map(|batch| batch.num_rows()).sum::<usize>(),
+            0,
+            "{plan}"
+        );
+    }
+
+    #[tokio::test]
     async fn counting_reads_no_file() {
         let world = testing::World::new();
         let caller = caller(&world, Role::Reader).await;

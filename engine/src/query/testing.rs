@@ -148,6 +148,16 @@ impl Caller {
         self
     }
 
+    /// The same with this many rows.
+    pub(super) fn with_rows(mut self, count: i64) -> Self {
+        self.sources = Arc::new(Memory {
+            batch: numbered_records(ONE, 0..count),
+            layout: Layout::Mixed,
+            read: Arc::clone(&self.read),
+        });
+        self
+    }
+
     /// The same caller over a table that breaks that promise.
     pub(super) fn betrayed(mut self) -> Self {
         self.sources = Arc::new(Memory {
