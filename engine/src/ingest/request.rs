@@ -1,0 +1,138 @@
+//! The records of one request on their way: which wait for the lane, which are settled, which are kept aside.
+
+use catalog::guard::Decision;
+use catalog::ids::RecordIds;
+
+use crate::record::StoredRecord;
+use crate::record::batch::QuarantineRow;
+use crate::record::canonical::PayloadHash;
+
+use super::Mode;
+use super::intake::Redacted;
+use super::lane::{self, Candidate, Disposition};
+use super::outcome::{Outcome, QuarantineReason};
+use super::rules::Rules;
+
+/// One request.
+#[derive(Default)]
+pub(super) struct Request {
+    settled: Vec<(usize, Outcome)>,
+    /// What is to be stored.
+    pub(super) candidates: lane::Work,
+    /// What each candidate was, in the same order.
+    sent: Vec<Sent>,
+    foreign: Vec<(usize, StoredRecord)>,
+    /// What is to be kept aside.
+    pub(super) aside: Vec<QuarantineRow>,
+}
+
+struct Sent {
+    position: usize,
+    submitted: PayloadHash,
+    stored: StoredRecord,
+}
+
+impl Request {
+    pub(super) fn add(&mut self, position: usize, redacted: Redacted, rules: &Rules) {
+        let Redacted {
+            stored,
+            submitted,
+            foreign,
+        } = redacted;
+        if foreign {
+            self.foreign.push((position, stored));
+            return;
+        }
+        self.candidates.push(Candidate {
+            key: stored.key_digest.clone().unwrap_or_default(),
+            policy_version: rules.redactor.policy_version().clone(),
+            stored: stored.clone(),
+        });
+        self.sent.push(Sent {
+            position,
+            submitted,
+            stored,
+        });
+    }
+
+    /// Notes the outcome of a record that is not stored at all.
+    pub(super) fn refuse(&mut self, position: usize, outcome: Outcome) {
+        self.settled.push((position, outcome));
+    }
+
+    /// Turns dispositions into outcomes; mismatches and records of other tenants are also kept aside.
+    pub(super) fn settle(
+        &mut self,
+        ids: &RecordIds,
+        decision: &Decision,
+        dispositions: Vec<Disposition>,
+        mode: Mode,
+    ) {
+        let sent = std::mem::take(&mut self.sent);
+        for (sent, disposition) in sent.into_iter().zip(dispositions) {
+            let outcome = match disposition {
+                Disposition::Stored(receipt) => Outcome::Accepted(receipt),
+                Disposition::Mismatch { stored_keyed } => {
+                    let reason = QuarantineReason::IdempotencyMismatch;
+                    let submitted_keyed = sent.stored.payload_hash.clone().unwrap_or_default();
+                    let evidence_ref = self.set_aside(ids, decision, &sent.stored, reason);
+                    match mode {
+                        Mode::Batch => Outcome::Quarantined {
+                            reason,
+                            evidence_ref,
+                        },
+                        Mode::Single => Outcome::IdempotencyConflict {
+                            submitted: sent.submitted.to_string(),
+                            submitted_keyed,
+                            stored_keyed,
+                            evidence_ref,
+                        },
+                    }
+                }
+            };
+            self.settled.push((sent.position, outcome));
+        }
+        for (position, stored) in std::mem::take(&mut self.foreign) {
+            let reason = QuarantineReason::TenantMismatch;
+            let evidence_ref = self.set_aside(ids, decision, &stored, reason);
+            let outcome = Outcome::Quarantined {
+                reason,
+                evidence_ref,
+            };
+            self.settled.push((position, outcome));
+        }
+    }
+
+    fn set_aside(
+        &mut self,
+        ids: &RecordIds,
+        decision: &Decision,
+        stored: &StoredRecord,
+        reason: QuarantineReason,
+    ) -> String {
+        let record_id = ids.next(&decision.tenant);
+        self.aside.push(QuarantineRow {
+            tenant_id: decision.tenant.clone(),
+            record_id,
+            ingested_at: stored.ingested_at,
+            stream: stored.stream.clone(),
+            retention_class: stored.retention_class.clone(),
+            reason: reason.slug(),
+            idempotency_key: stored.idempotency_key.clone(),
+            payload: stored.redacted_json().ok(),
+            payload_hash: stored.payload_hash.clone(),
+            policy_version: Some(decision.policy.version.clone()),
+            correlation_id: decision.correlation.clone(),
+        });
+        record_id.to_string()
+    }
+
+    /// The outcomes in the order of the records.
+    pub(super) fn into_outcomes(mut self) -> Vec<Outcome> {
+        self.settled.sort_by_key(|(position, _)| *position);
+        self.settled
+            .into_iter()
+            .map(|(_, outcome)| outcome)
+            .collect()
+    }
+}
