@@ -6,7 +6,7 @@ BIN := $(CARGO_TARGET_DIR)/debug/trailhouse
 VENV := $(CARGO_TARGET_DIR)/python
 PYTHON ?= python3
 
-.PHONY: help build demo test fmt lint rust-test python-test release clean
+.PHONY: help build demo test fmt lint rust-test python-test compare release clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,12 @@ $(VENV)/ready: tests/python/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt
 	@touch $@
+
+compare: release ## durable ingest beside the deltalake package and PostgreSQL (POSTGRES=folder of initdb)
+	$(PYTHON) -m venv $(CARGO_TARGET_DIR)/compare
+	$(CARGO_TARGET_DIR)/compare/bin/python -m pip install --quiet -r benches/compare/requirements.txt
+	$(CARGO_TARGET_DIR)/compare/bin/python benches/compare/ingest.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse \
+		$(if $(POSTGRES),--postgres $(POSTGRES)) $(COMPARE_ARGS)
 
 release: ## an optimised binary for operators
 	cargo build --locked --release --bin trailhouse

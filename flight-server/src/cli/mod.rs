@@ -1,5 +1,6 @@
 //! The command line: one file a noun. Standard output carries answers, standard error everything else.
 
+pub mod bench;
 mod cloudtrail;
 pub mod demo;
 mod generate;
@@ -55,6 +56,11 @@ enum Verb {
         after_help = "Example:\n  trailhouse ingest --tenant acme --format cloudtrail logs/ more.json.gz"
     )]
     Ingest(ingest::Arguments),
+    /// Make load for a running server and measure its answers
+    #[command(
+        after_help = "Example:\n  trailhouse bench ingest --tenant acme --connections 1,64 --seconds 10 --json bench.json"
+    )]
+    Bench(bench::Arguments),
     /// Ask one question, or get a prompt
     #[command(
         after_help = "Example:\n  trailhouse sql --tenant acme --role Reader \"SELECT count(*) FROM audit.records\""
@@ -86,6 +92,9 @@ pub enum Error {
     /// Some records were not taken.
     #[error("{0} record(s) were refused")]
     Refused(u64),
+    /// A measurement.
+    #[error("nothing was measured")]
+    Bench(#[from] bench::Error),
     /// SQL.
     #[error(transparent)]
     Sql(#[from] sql::Error),
@@ -106,6 +115,7 @@ impl Cli {
             Verb::Tenant(arguments) => tenant::run(config?, arguments).await,
             Verb::Policy(arguments) => policy::run(config?, arguments).await,
             Verb::Ingest(arguments) => ingest::run(config?, &arguments).await,
+            Verb::Bench(arguments) => bench::run(config?, &arguments).await,
             Verb::Sql(arguments) => sql::run(config?, &arguments).await,
         }
     }
