@@ -16,17 +16,17 @@ mod lane;
 mod outcome;
 mod quarantine;
 mod request;
+mod room;
 mod rules;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use catalog::clock::{Clock, Random};
 use catalog::guard::{Decision, Permit, Write};
 use catalog::ids::RecordIds;
 use catalog::keys::KeyRing;
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use crate::record::batch::QuarantineRow;
 use crate::sequencer::{LaneError, Queue, Queues};
@@ -37,17 +37,14 @@ use self::intake::Intake;
 use self::lane::{Disposition, RecordLane};
 use self::quarantine::QuarantineLane;
 use self::request::Request;
+use self::room::Room;
 use self::rules::RuleBook;
 
 pub use self::incoming::IncomingRecord;
 pub use self::outcome::{Error, Outcome, QuarantineReason, Receipt};
 
-/// Bytes of records that may be on their way at once; more wait.
-const IN_FLIGHT_KIB_MAX: usize = 256 << 10;
 /// Records that are parsed and redacted before others get their turn.
 const RECORDS_AT_ONCE: usize = 32;
-/// How long a request waits for room before it is told to come back.
-const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// How a key that was used before for another payload is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +60,7 @@ pub struct Ingest {
     tables: Arc<Tables>,
     intake: Intake,
     rules: RuleBook,
-    room: Semaphore,
+    room: Room,
     records: Queues<lane::Work, lane::Reply>,
     quarantine: Queues<quarantine::Work, quarantine::Reply>,
 }
@@ -87,7 +84,7 @@ impl Ingest {
             tables,
             intake: Intake { clock, random, ids },
             rules: RuleBook::new(keys),
-            room: Semaphore::new(IN_FLIGHT_KIB_MAX),
+            room: Room::default(),
             records: Queues::default(),
             quarantine: Queues::default(),
         }
@@ -105,7 +102,8 @@ impl Ingest {
         mode: Mode,
     ) -> Result<Vec<Outcome>, Error> {
         let decision = permit.decision();
-        let _room = self.reserve(&records).await?;
+        let bytes = records.iter().map(IncomingRecord::bytes).sum();
+        let _room = self.room.reserve(&decision.tenant, bytes).await?;
         let rules = self.rules.of(decision).await?;
         let mut request = Request::default();
         for (position, record) in records.into_iter().enumerate() {
@@ -124,17 +122,6 @@ impl Ingest {
         self.keep_aside(decision, aside).await?;
         permit.evidence_durable().await.map_err(Error::Denied)?;
         Ok(request.into_outcomes())
-    }
-
-    async fn reserve(&self, records: &[IncomingRecord]) -> Result<SemaphorePermit<'_>, Error> {
-        let bytes: usize = records.iter().map(IncomingRecord::bytes).sum();
-        let kib = u32::try_from(bytes / 1024 + 1).map_err(|_| Error::PayloadTooLarge)?;
-        if kib as usize > IN_FLIGHT_KIB_MAX {
-            return Err(Error::PayloadTooLarge);
-        }
-        let room = tokio::time::timeout(ROOM_WAIT_MAX, self.room.acquire_many(kib)).await;
-        room.map_err(|_| Error::Unavailable)?
-            .map_err(|_| Error::Unavailable)
     }
 
     async fn store(
