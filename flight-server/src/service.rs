@@ -29,6 +29,7 @@ use object_store::path::Path;
 use crate::auth::developer::{self, Developer};
 use crate::auth::{self, Authenticator};
 use crate::config::Config;
+use crate::limits::{Rates, Refusals};
 use crate::observe::{self, Metrics};
 use crate::problem::Problem;
 
@@ -86,6 +87,8 @@ pub struct Service {
     pub ingest: Arc<Ingest>,
     /// Who calls.
     pub authenticator: Authenticator,
+    /// How much each tenant may ask for.
+    pub rates: Rates,
     /// The development issuer, where it runs.
     pub developer: Option<Developer>,
     /// What is counted.
@@ -129,6 +132,7 @@ impl Service {
             .transpose()?;
         let authenticator =
             Authenticator::new(&config.auth, developer.as_ref(), Arc::clone(&clock))?;
+        let rates = Rates::new(config.limits.rates.clone(), Arc::clone(&clock));
         let stores = Stores::open(&config)?;
         let control = Control::open(&config, &stores, &clock, &random).await?;
         let engine = Engine::open(&config, stores, &control, &clock, &random);
@@ -150,6 +154,7 @@ impl Service {
             queries: engine.queries,
             ingest: engine.ingest,
             authenticator,
+            rates,
             developer,
             metrics,
             ticket_key: control.secret.derive("tickets"),
@@ -198,6 +203,23 @@ impl Service {
         };
         let claims = self.authenticator.authenticate(authorization).await?;
         self.gate.identify(&claims, ingress).await
+    }
+
+    /// Sees to it that requests which were refused for their number leave evidence: those of a window together, when it
+    /// is over, or all there are.
+    pub async fn record_refusals(&self, all: bool) {
+        for refusals in self.rates.refusals(all) {
+            let Refusals {
+                first,
+                operation,
+                count,
+                since,
+            } = refusals;
+            let recorded = self.gate.limited(&first, operation, count, since).await;
+            if recorded.is_err() {
+                tracing::warn!(tenant = %first.tenant(), count, "refusals left no evidence");
+            }
+        }
     }
 
     /// Says that this process is about to stop, so that nobody sends it new work.

@@ -7,6 +7,7 @@
 
 mod ingest;
 mod isolation;
+mod limits;
 mod redaction;
 mod tamper;
 mod tidy;

@@ -46,27 +46,38 @@ impl World {
         Self::start_in(tempfile::tempdir().unwrap()).await
     }
 
+    /// Starts a server in a new folder, with these settings beside the usual ones.
+    pub async fn start_with(settings: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        Self {
+            folder: Some(folder),
+            ..Self::serve(path, settings).await
+        }
+    }
+
     /// Starts a server in a folder that has been used before.
     pub async fn start_in(folder: tempfile::TempDir) -> Self {
         let path = folder.path().to_owned();
         Self {
             folder: Some(folder),
-            ..Self::serve(path).await
+            ..Self::serve(path, "").await
         }
     }
 
     /// Another server over the same folder, as another process would be.
     pub async fn twin(&self) -> Self {
-        Self::serve(self.path.clone()).await
+        Self::serve(self.path.clone(), "").await
     }
 
-    async fn serve(path: PathBuf) -> Self {
+    async fn serve(path: PathBuf, more: &str) -> Self {
         let at = |name: &str| path.join(name).display().to_string();
         let mut settings = format!(
             "[control]\nroot = {:?}\n[keys]\nfolder = {:?}\n[admin]\nlisten = \"127.0.0.1:0\"\n",
             at("control"),
             at("keys")
         );
+        settings.push_str(more);
         for silo in SILOS {
             let listeners = "flight = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n";
             settings.push_str(&format!(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::context::{IngressHeaders, Role, TenantContext, VerifiedClaims};
 use crate::evidence::{
     Evidence, EvidenceEntry, EvidenceReceipt, EvidenceRef, EvidenceUnavailable, Verdict,
@@ -18,72 +18,8 @@ use crate::tenant::{Registry, TenantRecord};
 use super::decision::{self, Decision};
 use super::denial::Denial;
 use super::permit::{Operation, OperationKind, Permit, Read};
+use super::request::Request;
 use super::rules::{self, EVIDENCE_READERS, QUARANTINE_READERS, READERS, Standing};
-
-/// What is asked for, beside the operation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    /// The silo of the listener the request came in on.
-    pub listener_silo: SiloId,
-    /// The stream it names.
-    pub stream: Option<StreamName>,
-    /// The tenant it is about, where an operator acts from the system tenant.
-    pub target: Option<TenantId>,
-    /// The statement without its literals, for the evidence.
-    pub statement: Option<String>,
-    /// SHA-256 of a plan that was verified before, for the evidence.
-    pub plan_digest: Option<[u8; 32]>,
-}
-
-impl Request {
-    /// A request that names nothing.
-    #[must_use]
-    pub fn at(listener_silo: SiloId) -> Self {
-        Self {
-            listener_silo,
-            stream: None,
-            target: None,
-            statement: None,
-            plan_digest: None,
-        }
-    }
-
-    /// Names a stream.
-    #[must_use]
-    pub fn with_stream(self, stream: StreamName) -> Self {
-        Self {
-            stream: Some(stream),
-            ..self
-        }
-    }
-
-    /// Names the tenant an operator's act is about.
-    #[must_use]
-    pub fn with_target(self, target: TenantId) -> Self {
-        Self {
-            target: Some(target),
-            ..self
-        }
-    }
-
-    /// Carries a statement, which has no literals any more.
-    #[must_use]
-    pub fn with_statement(self, statement: String) -> Self {
-        Self {
-            statement: Some(statement),
-            ..self
-        }
-    }
-
-    /// Carries the digest of a verified plan.
-    #[must_use]
-    pub fn with_plan_digest(self, digest: [u8; 32]) -> Self {
-        Self {
-            plan_digest: Some(digest),
-            ..self
-        }
-    }
-}
 
 /// The only source of permits.
 #[derive(Debug)]
@@ -165,8 +101,10 @@ impl Gate {
             }
             Err(denial) => {
                 let about = about(request.target.as_ref());
-                self.refuse(context, Op::KIND, &denial, request.statement, about)
-                    .await;
+                drop(
+                    self.refuse(context, Op::KIND, denial.slug(), request.statement, about)
+                        .await,
+                );
                 Err(denial)
             }
         }
@@ -202,9 +140,28 @@ impl Gate {
         denial: Denial,
         statement: Option<String>,
     ) -> Denial {
-        self.refuse(context, operation, &denial, statement, Vec::new())
-            .await;
+        drop(
+            self.refuse(context, operation, denial.slug(), statement, Vec::new())
+                .await,
+        );
         denial
+    }
+
+    /// Records requests of one tenant that were refused for their number alone, before anything else was decided: one
+    /// entry for many, in the name of the first caller, so that a flood is not one of evidence.
+    ///
+    /// # Errors
+    /// [`Denial::EvidenceUnavailable`]; they were refused all the same.
+    pub async fn limited(
+        &self,
+        first: &TenantContext,
+        operation: OperationKind,
+        count: u64,
+        since: Timestamp,
+    ) -> Result<EvidenceRef, Denial> {
+        let basis = vec![format!("Limited.{count}"), format!("Since.{since}")];
+        let receipt = self.refuse(first, operation, "rate-limited", None, basis);
+        receipt.await.await.map_err(|_| Denial::EvidenceUnavailable)
     }
 
     /// Records what came of a permit, `Tenant.Transition` for example, and waits until that is durable.
@@ -232,19 +189,20 @@ impl Gate {
         receipt.await.map_err(|_| Denial::EvidenceUnavailable)
     }
 
+    /// A denial is recorded as well as can be, and stays a denial whatever becomes of the receipt.
     async fn refuse(
         &self,
         context: &TenantContext,
         operation: OperationKind,
-        denial: &Denial,
+        slug: &'static str,
         statement: Option<String>,
         basis: Vec<String>,
-    ) {
+    ) -> EvidenceReceipt {
         let entry = EvidenceEntry {
             tenant: self.witness(context.tenant()).await,
             operation: operation.as_str(),
             decision: Verdict::Deny,
-            slug: Some(denial.slug()),
+            slug: Some(slug),
             policy_version: None,
             masking_profile: None,
             residency: context.data_silo().cloned(),
@@ -255,8 +213,7 @@ impl Gate {
             correlation: context.correlation().clone(),
             ts: self.clock.now(),
         };
-        // Recorded as well as can be: a denial stays a denial.
-        drop(self.evidence.record(entry));
+        self.evidence.record(entry)
     }
 
     /// Whose evidence a denial belongs to: the tenant's own, if there is such a tenant.

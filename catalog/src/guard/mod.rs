@@ -14,13 +14,15 @@ mod gate;
 #[cfg(test)]
 mod matrix;
 mod permit;
+mod request;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 pub use decision::Decision;
 pub use denial::Denial;
-pub use gate::{Gate, Request};
+pub use gate::Gate;
 pub use permit::{
     Operation, OperationKind, Permit, PolicyRead, PolicyWrite, Read, TenantAdmin, Write,
 };
+pub use request::Request;

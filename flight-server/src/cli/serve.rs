@@ -23,7 +23,7 @@ use crate::service::{self, Service};
 
 /// Intermediaries drop connections that are silent for a minute.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+const UPKEEP: Duration = Duration::from_secs(5);
 const TOKEN_LIFETIME: Duration = Duration::from_hours(12);
 /// Tenants for which tokens are printed at start.
 const TENANTS_SHOWN_MAX: usize = 3;
@@ -192,6 +192,7 @@ impl Server {
             Ok(outcome) => outcome?,
             Err(_) => tracing::warn!("stopping: requests were cut off"),
         }
+        self.service.record_refusals(true).await;
         tracing::info!("stopped");
         Ok(())
     }
@@ -300,10 +301,11 @@ async fn serve_flight(
 }
 
 async fn upkeep(service: Arc<Service>) -> Result<(), Error> {
-    let mut ticks = tokio::time::interval(METRICS_UPKEEP);
+    let mut ticks = tokio::time::interval(UPKEEP);
     loop {
         ticks.tick().await;
         service.metrics.upkeep();
+        service.record_refusals(false).await;
     }
 }
 

@@ -3,6 +3,7 @@
 //! Raw settings (`raw`) become resolved ones (`resolved`) once, at start. There is no process-wide configuration: it is
 //! an argument. This is the one place that reads the environment.
 
+mod rates;
 mod raw;
 mod resolved;
 

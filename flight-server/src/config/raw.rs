@@ -40,6 +40,16 @@ const SETTINGS: &[(&str, Kind)] = &[
     ("limits.query_time_s", Kind::Integer),
     ("limits.metric_tenants", Kind::Integer),
     ("limits.shutdown_s", Kind::Integer),
+    ("limits.write_requests_per_s", Kind::Integer),
+    ("limits.write_bytes_per_s", Kind::Integer),
+    ("limits.query_requests_per_s", Kind::Integer),
+    ("limits.burst", Kind::Integer),
+    ("limits.writes_at_once", Kind::Integer),
+    ("limits.tenants.*.write_requests_per_s", Kind::Integer),
+    ("limits.tenants.*.write_bytes_per_s", Kind::Integer),
+    ("limits.tenants.*.query_requests_per_s", Kind::Integer),
+    ("limits.tenants.*.burst", Kind::Integer),
+    ("limits.tenants.*.writes_at_once", Kind::Integer),
     ("log.filter", Kind::Text),
     ("log.format", Kind::Text),
 ];
@@ -110,6 +120,23 @@ pub(super) struct RawLimits {
     pub(super) query_time_s: Option<u64>,
     pub(super) metric_tenants: Option<usize>,
     pub(super) shutdown_s: Option<u64>,
+    // What each tenant may send; the same names stand in a tenant's own section.
+    pub(super) write_requests_per_s: Option<u32>,
+    pub(super) write_bytes_per_s: Option<u64>,
+    pub(super) query_requests_per_s: Option<u32>,
+    pub(super) burst: Option<u32>,
+    pub(super) writes_at_once: Option<u32>,
+    pub(super) tenants: BTreeMap<String, RawTenantLimits>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawTenantLimits {
+    pub(super) write_requests_per_s: Option<u32>,
+    pub(super) write_bytes_per_s: Option<u64>,
+    pub(super) query_requests_per_s: Option<u32>,
+    pub(super) burst: Option<u32>,
+    pub(super) writes_at_once: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -10,6 +10,7 @@ use catalog::ids::SiloId;
 use url::Url;
 
 use super::Error;
+use super::rates;
 use super::raw::{RawAuth, RawConfig, RawIssuer, RawLimits, RawLog, RawSilo};
 use crate::limits::{BATCH_BYTES_CEILING, Limits, RECORD_BYTES_CEILING, SILOS_MAX};
 
@@ -154,7 +155,7 @@ pub(super) fn resolve(raw: RawConfig) -> Result<Config, Error> {
     Ok(config)
 }
 
-fn refused(setting: impl Into<String>, reason: impl Into<String>) -> Error {
+pub(super) fn refused(setting: impl Into<String>, reason: impl Into<String>) -> Error {
     Error::Refused {
         setting: setting.into(),
         reason: reason.into(),
@@ -318,9 +319,10 @@ fn limits(raw: &RawLimits) -> Result<Limits, Error> {
     let default = Limits::default();
     let seconds =
         |value: Option<u64>, default: Duration| value.map_or(default, Duration::from_secs);
+    let batch_bytes_max = raw.batch_bytes.unwrap_or(default.batch_bytes_max);
     let limits = Limits {
         record_bytes_max: raw.record_bytes.unwrap_or(default.record_bytes_max),
-        batch_bytes_max: raw.batch_bytes.unwrap_or(default.batch_bytes_max),
+        batch_bytes_max,
         batch_lines_max: raw.batch_lines.unwrap_or(default.batch_lines_max),
         query_memory_bytes_max: raw
             .query_memory_bytes
@@ -328,6 +330,7 @@ fn limits(raw: &RawLimits) -> Result<Limits, Error> {
         query_time_max: seconds(raw.query_time_s, default.query_time_max),
         metric_tenants_max: raw.metric_tenants.unwrap_or(default.metric_tenants_max),
         shutdown_time_max: seconds(raw.shutdown_s, default.shutdown_time_max),
+        rates: rates::resolve(raw, batch_bytes_max)?,
     };
     let within = |setting: &str, value: usize, max: usize| {
         if (1..=max).contains(&value) {

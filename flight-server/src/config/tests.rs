@@ -131,3 +131,46 @@ fn the_example_file_is_a_configuration() {
     assert_eq!(config.limits, Limits::default());
     assert!(config.auth.developer);
 }
+
+#[test]
+fn a_tenant_s_own_limits_differ_only_where_they_say_so() {
+    let file = "[limits]\nburst = 3\nquery_requests_per_s = 0\n\
+        [limits.tenants.Acme]\nwrite_requests_per_s = 7\n[limits.tenants.'globex.eu']\nburst = 1";
+    let rates = from_text(file, []).unwrap().limits.rates;
+    assert_eq!((rates.each.burst, rates.each.query_requests_per_s), (3, 0));
+    let of = |name: &str| rates.tenants[&catalog::ids::TenantId::parse(name).unwrap()];
+    assert_eq!((of("acme").write_requests_per_s, of("acme").burst), (7, 3));
+    assert_eq!(of("globex.eu").write_requests_per_s, 2_000);
+    assert_eq!(of("globex.eu").burst, 1);
+}
+
+#[test]
+fn rates_that_cannot_be_are_refused() {
+    for (file, setting) in [
+        ("[limits]\nburst = 0", "limits.burst"),
+        ("[limits]\nburst = 61", "limits.burst"),
+        (
+            "[limits]\nwrite_requests_per_s = 1000001",
+            "limits.write_requests_per_s",
+        ),
+        (
+            "[limits]\nwrite_bytes_per_s = 1000",
+            "limits.write_bytes_per_s",
+        ),
+        (
+            "[limits.tenants.a]\nwrite_bytes_per_s = 1",
+            "limits.tenants.a.write_bytes_per_s",
+        ),
+        (
+            "[limits.tenants.'no such']\nburst = 1",
+            "limits.tenants.no such",
+        ),
+        ("[limits.tenants.a]\n[limits.tenants.A]", "limits.tenants.a"),
+        (
+            "[limits.tenants.a]\nwrites_at_once = 70000",
+            "limits.tenants.a.writes_at_once",
+        ),
+    ] {
+        refuses(file, setting);
+    }
+}

@@ -38,6 +38,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::limits::Class;
 use crate::problem::Problem;
 use crate::service::Service;
 
@@ -95,6 +96,18 @@ impl TrailhouseFlight {
         let context = self.service.context(metadata.as_ref()).await?;
         Ok(Caller { context })
     }
+
+    /// The caller of a call that plans, reads or looks something up, if their tenant may make one more now.
+    async fn reader(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let context = self.service.context(metadata.as_ref()).await?;
+        let correlation = context.correlation().clone();
+        match self.service.rates.admit(context, Class::Query) {
+            Ok(admitted) => Ok(Caller {
+                context: admitted.context,
+            }),
+            Err(limited) => Err(call::status(limited, &correlation)),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -138,7 +151,7 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let caller = self.caller(request.metadata()).await?;
+        let caller = self.reader(request.metadata()).await?;
         caller.answer(self.info_of(&caller, request.into_inner()).await)
     }
 
@@ -146,7 +159,7 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<PollInfo>, Status> {
-        let caller = self.caller(request.metadata()).await?;
+        let caller = self.reader(request.metadata()).await?;
         // Planning is all there is to wait for, so the first answer is the last.
         let info = self.info_of(&caller, request.into_inner()).await;
         caller.answer(info.map(|info| PollInfo {
@@ -159,7 +172,7 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<SchemaResult>, Status> {
-        let caller = self.caller(request.metadata()).await?;
+        let caller = self.reader(request.metadata()).await?;
         caller.answer(self.schema_of(&caller, request.get_ref()).await)
     }
 
@@ -167,7 +180,7 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<Ticket>,
     ) -> Result<Response<Self::DoGetStream>, Status> {
-        let caller = self.caller(request.metadata()).await?;
+        let caller = self.reader(request.metadata()).await?;
         caller.answer(self.data_of(&caller, request.get_ref()).await)
     }
 
@@ -175,7 +188,7 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
-        let caller = self.caller(request.metadata()).await?;
+        let caller = self.reader(request.metadata()).await?;
         let outcome = self.put(&caller, request.into_inner()).await;
         caller.answer(
             outcome.map(|app_metadata| stream::iter([Ok(PutResult { app_metadata })]).boxed()),
@@ -186,7 +199,7 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<Action>,
     ) -> Result<Response<Self::DoActionStream>, Status> {
-        let caller = self.caller(request.metadata()).await?;
+        let caller = self.reader(request.metadata()).await?;
         let outcome = self.act(&caller, request.get_ref()).await;
         caller.answer(outcome.map(|body| {
             let results = body.map(|body| Ok(arrow_flight::Result { body }));

@@ -1,5 +1,6 @@
 //! A request's body, read whole up to a limit.
 
+use std::error::Error;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -7,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use http::{HeaderMap, header};
 
+use crate::limits::Limited;
 use crate::problem::{Problem, Slug};
 
 /// How long a body may take to arrive.
@@ -37,13 +39,25 @@ async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
     let mut chunks = body.into_data_stream();
     let mut whole = BytesMut::new();
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|_| Problem::new(Slug::InvalidRecord, "the body broke off"))?;
+        let chunk = chunk.map_err(|error| broken_off(&error))?;
         if whole.len() + chunk.len() > bytes_max {
             return Err(too_large(bytes_max));
         }
         whole.extend_from_slice(&chunk);
     }
     Ok(whole.freeze())
+}
+
+/// Why there is no more of a body: its tenant's bytes are used up, or its sender went away.
+pub(super) fn broken_off(error: &axum::Error) -> Problem {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(limited) = error.downcast_ref::<Limited>() {
+            return limited.clone().into();
+        }
+        cause = error.source();
+    }
+    Problem::new(Slug::InvalidRecord, "the body broke off")
 }
 
 pub(super) fn too_large(bytes_max: usize) -> Problem {

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! router   path --> handler; every answer gets its request id, every request its count
-//! records  headers --> context --> permit --> body --> engine::ingest --> receipts
+//! admit    headers --> context --> the tenant's limits
+//! records  context --> permit --> body --> engine::ingest --> receipts
 //! ```
 //!
 //! The body is read last: nobody makes this server hold megabytes without being allowed to write.
 
+mod admit;
 mod batch;
 mod body;
 mod headers;

@@ -1,12 +1,13 @@
 //! `POST /v1/audit/records` and `POST /v1/audit/records:batch`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use bytes::Bytes;
 use catalog::context::TenantContext;
 use catalog::guard::{self, Permit, Write};
@@ -16,6 +17,7 @@ use engine::ingest::{IncomingRecord, Mode, Outcome};
 use super::receipt::{Answer, label};
 use super::router::Listener;
 use super::{batch, body, headers};
+use crate::limits::Admitted;
 use crate::observe;
 use crate::problem::{Problem, Slug};
 
@@ -27,13 +29,14 @@ const NDJSON: &[&str] = &[
 ];
 
 /// Takes one record in.
-pub(super) async fn one(State(listener): State<Listener>, request: Request) -> Response {
+pub(super) async fn one(
+    State(listener): State<Listener>,
+    Extension(caller): Extension<Arc<Admitted>>,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
-    let context = match listener.service.context(&parts.headers).await {
-        Ok(context) => context,
-        Err(problem) => return problem.into_response(),
-    };
-    let answer = take_one(&listener, &context, &parts, body).await;
+    let context = &caller.context;
+    let answer = take_one(&listener, context, &parts, body).await;
     match answer {
         Ok(Answer::Stored(receipt)) => Json(receipt).into_response(),
         Ok(Answer::Problem(problem)) | Err(problem) => {
@@ -43,13 +46,14 @@ pub(super) async fn one(State(listener): State<Listener>, request: Request) -> R
 }
 
 /// Takes a batch in, line by line.
-pub(super) async fn many(State(listener): State<Listener>, request: Request) -> Response {
+pub(super) async fn many(
+    State(listener): State<Listener>,
+    Extension(caller): Extension<Arc<Admitted>>,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
-    let context = match listener.service.context(&parts.headers).await {
-        Ok(context) => context,
-        Err(problem) => return problem.into_response(),
-    };
-    match take_many(&listener, &context, &parts, body).await {
+    let context = &caller.context;
+    match take_many(&listener, context, &parts, body).await {
         Ok(answers) => Json(batch::results(answers, context.correlation())).into_response(),
         Err(problem) => problem.correlated(context.correlation()).into_response(),
     }

@@ -6,11 +6,11 @@ use axum::Router;
 use axum::extract::{FromRef, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use catalog::ids::SiloId;
 use http::{HeaderMap, HeaderValue};
 
-use super::{health, problems, records};
+use super::{admit, health, problems, records};
 use crate::observe::{CORRELATION_ID, Seen, observed};
 use crate::problem::{Problem, REQUEST_ID, Slug};
 use crate::service::Service;
@@ -39,16 +39,23 @@ impl FromRef<Listener> for Admin {
 /// What a silo's HTTP listener serves.
 pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
     let observed = Arc::clone(&service);
+    let listener = Listener { service, silo };
+    let writes = |route: MethodRouter<Listener>| {
+        route.route_layer(middleware::from_fn_with_state(
+            listener.clone(),
+            admit::writes,
+        ))
+    };
     Router::new()
-        .route("/v1/audit/records", post(records::one))
-        .route("/v1/audit/records:batch", post(records::many))
+        .route("/v1/audit/records", writes(post(records::one)))
+        .route("/v1/audit/records:batch", writes(post(records::many)))
         .route("/problems/{slug}", get(problems::document))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .fallback(nothing)
         .method_not_allowed_fallback(nothing)
         .layer(middleware::from_fn_with_state(observed, observe))
-        .with_state(Listener { service, silo })
+        .with_state(listener)
 }
 
 /// What the admin listener serves.

@@ -6,6 +6,7 @@ use engine::query;
 use serde_json::json;
 
 use super::{Problem, Slug};
+use crate::limits::Limited;
 
 impl From<Denial> for Problem {
     fn from(denial: Denial) -> Self {
@@ -70,6 +71,14 @@ impl From<ingest::Error> for Problem {
             ingest::Error::KeyUnavailable => Self::new(Slug::KeyUnavailable, detail),
             ingest::Error::Unavailable => Self::new(Slug::Unavailable, detail),
         }
+    }
+}
+
+impl From<Limited> for Problem {
+    fn from(limited: Limited) -> Self {
+        Self::new(Slug::RateLimited, limited.to_string())
+            .with("limited", limited.what.as_str())
+            .again_after(limited.retry_after)
     }
 }
 

@@ -7,6 +7,8 @@ mod cause;
 mod slug;
 mod status;
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
@@ -26,6 +28,7 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     correlation: Option<String>,
+    retry_after: Option<Duration>,
     members: Map<String, Value>,
 }
 
@@ -37,6 +40,7 @@ impl Problem {
             status: slug.http(),
             detail: detail.into(),
             correlation: None,
+            retry_after: slug.retry_after_s().map(|s| Duration::from_secs(s.into())),
             members: Map::new(),
         }
     }
@@ -53,6 +57,19 @@ impl Problem {
     pub fn correlated(mut self, correlation: impl std::fmt::Display) -> Self {
         self.correlation = Some(correlation.to_string());
         self
+    }
+
+    /// Says how long until the same request is worth another try.
+    #[must_use]
+    pub fn again_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// How long until the same request is worth another try, if it ever is.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// The record was taken, but into quarantine: 202 whatever the kind.
@@ -111,8 +128,10 @@ impl IntoResponse for Problem {
             // RFC 9110 wants a challenge with every 401.
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Some(seconds) = self.slug.retry_after_s() {
-            headers.insert(header::RETRY_AFTER, seconds.into());
+        if let Some(wait) = self.retry_after {
+            // Whole seconds are all the header knows; a second early is a refusal more.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, seconds.max(1).into());
         }
         if let Some(Ok(id)) = self.correlation.as_deref().map(HeaderValue::from_str) {
             headers.insert(REQUEST_ID, id);
@@ -160,6 +179,11 @@ mod tests {
     fn what_may_be_retried_says_when() {
         let response = Problem::new(Slug::Unavailable, "storage").into_response();
         assert_eq!(response.headers()["retry-after"], "1");
+        let limited = Problem::new(Slug::RateLimited, "much");
+        for (wait_ms, shown) in [(1, "1"), (1_000, "1"), (1_001, "2"), (7_000, "7")] {
+            let problem = limited.clone().again_after(Duration::from_millis(wait_ms));
+            assert_eq!(problem.into_response().headers()["retry-after"], shown);
+        }
         let response = Problem::new(Slug::Forbidden, "no").into_response();
         assert!(response.headers().get("retry-after").is_none());
     }

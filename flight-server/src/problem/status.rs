@@ -1,7 +1,10 @@
 //! A problem as a gRPC status: `google.rpc.Status` in the details, so that every client library can read it.
 //!
 //! The details hold a `google.rpc.ErrorInfo` (reason = the slug in upper snake case) and the problem's JSON as a
-//! `google.protobuf.StringValue`. The messages are three small ones, written out here.
+//! `google.protobuf.StringValue`; where another try is worth it, a `google.rpc.RetryInfo` says when. The messages are
+//! small ones, written out here.
+
+use std::time::Duration;
 
 use prost::Message;
 use tonic::Status;
@@ -44,6 +47,21 @@ struct ErrorInfo {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<Delay>,
+}
+
+/// `google.protobuf.Duration`.
+#[derive(Clone, PartialEq, Message)]
+struct Delay {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct StringValue {
     #[prost(string, tag = "1")]
     value: String,
@@ -59,10 +77,12 @@ impl From<Problem> for Status {
         {
             metadata.insert(REQUEST_ID, id);
         }
+        let mut any = vec![error_info(&problem), problem_json(&problem)];
+        any.extend(problem.retry_after().map(retry_info));
         let details = RpcStatus {
             code: code.into(),
             message: message.clone(),
-            details: vec![error_info(&problem), problem_json(&problem)],
+            details: any,
         };
         Self::with_details_and_metadata(code, message, details.encode_to_vec().into(), metadata)
     }
@@ -80,6 +100,20 @@ fn error_info(problem: &Problem) -> AnyMessage {
     };
     AnyMessage {
         type_url: "type.googleapis.com/google.rpc.ErrorInfo".to_owned(),
+        value: info.encode_to_vec(),
+    }
+}
+
+fn retry_info(wait: Duration) -> AnyMessage {
+    let delay = Delay {
+        seconds: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(wait.subsec_nanos()).unwrap_or(i32::MAX),
+    };
+    let info = RetryInfo {
+        retry_delay: Some(delay),
+    };
+    AnyMessage {
+        type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(),
         value: info.encode_to_vec(),
     }
 }
@@ -122,6 +156,22 @@ mod tests {
         assert_eq!(info.reason, "CROSS_TENANT_QUERY");
         assert_eq!(info.domain, DOMAIN);
         assert_eq!(details, json);
+    }
+
+    #[test]
+    fn a_status_says_when_to_try_again() {
+        let wait = Duration::from_millis(1_250);
+        let status = Status::from(Problem::new(Slug::RateLimited, "much").again_after(wait));
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        let outer = RpcStatus::decode(status.details()).unwrap();
+        let info = RetryInfo::decode(outer.details[2].value.as_slice()).unwrap();
+        let delay = info.retry_delay.unwrap();
+        assert_eq!((delay.seconds, delay.nanos), (1, 250_000_000));
+        let status = Status::from(Problem::new(Slug::Forbidden, "no"));
+        assert_eq!(
+            RpcStatus::decode(status.details()).unwrap().details.len(),
+            2
+        );
     }
 
     #[test]

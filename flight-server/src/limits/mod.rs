@@ -1,6 +1,13 @@
 //! Every limit of the wire in one place, checked against each other when this compiles.
 
+mod bucket;
+mod rates;
+
 use std::time::Duration;
+
+pub use bucket::{Rate, Standing};
+pub(crate) use rates::PAUSES_MAX;
+pub use rates::{Admitted, Class, Limited, RateLimits, Rates, Refusals, TenantLimits, What};
 
 /// The longest token that is looked at.
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
@@ -19,6 +26,14 @@ pub const SILOS_MAX: usize = 32;
 pub const RECORD_BYTES_CEILING: usize = 4 * 1024 * 1024;
 /// The largest batch that a configuration may allow.
 pub const BATCH_BYTES_CEILING: usize = 256 * 1024 * 1024;
+/// The most requests a second that a configuration may limit a tenant to.
+pub const REQUESTS_PER_S_CEILING: u32 = 1_000_000;
+/// The most bytes a second that a configuration may limit a tenant to.
+pub const BYTES_PER_S_CEILING: u64 = 16 * 1024 * 1024 * 1024;
+/// The largest burst that a configuration may allow, in seconds' worth.
+pub const BURST_CEILING: u32 = 60;
+/// The most writes of one tenant at the same time that a configuration may allow.
+pub const WRITES_AT_ONCE_CEILING: u32 = 65_536;
 
 const _: () = assert!(TOKEN_BYTES_MAX < HEADERS_BYTES_MAX as usize);
 const _: () = assert!(RECORD_BYTES_CEILING <= BATCH_BYTES_CEILING);
@@ -40,6 +55,8 @@ pub struct Limits {
     pub metric_tenants_max: usize,
     /// How long a stopping server waits for requests that are under way.
     pub shutdown_time_max: Duration,
+    /// What each tenant may send.
+    pub rates: RateLimits,
 }
 
 impl Default for Limits {
@@ -52,6 +69,10 @@ impl Default for Limits {
             query_time_max: Duration::from_mins(5),
             metric_tenants_max: 200,
             shutdown_time_max: Duration::from_secs(30),
+            rates: RateLimits::default(),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
