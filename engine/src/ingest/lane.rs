@@ -11,14 +11,14 @@ use crate::record::{StoredRecord, batch};
 use crate::sequencer::{Job, Lane, LaneError, Leaves, ROUNDS_MAX, log_app_id};
 use crate::table::{AppendOutcome, TableKind, TableState, Tables};
 
-use super::dedupe::{Index, KeyDigest};
+use super::dedupe::{self, Dedup, KeyDigest, Known, Place};
 use super::outcome::Receipt;
 
 /// A redacted record that has no place in the log yet.
 #[derive(Debug)]
 pub(crate) struct Candidate {
     pub(crate) stored: StoredRecord,
-    pub(crate) key: KeyDigest,
+    pub(crate) key: String,
     pub(crate) policy_version: PolicyVersion,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct RecordLane {
     pub(crate) silo: SiloId,
     pub(crate) tables: Arc<Tables>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) index: Index,
+    pub(crate) index: Dedup,
 }
 
 impl Lane for RecordLane {
@@ -76,6 +76,8 @@ impl Lane for RecordLane {
 struct Round {
     dispositions: Vec<Disposition>,
     rows: Vec<StoredRecord>,
+    /// The rows as the index will know them.
+    entries: HashMap<KeyDigest, Known>,
     leaves: Leaves,
 }
 
@@ -86,10 +88,20 @@ impl RecordLane {
             .tables
             .table(&self.tenant, &self.silo, TableKind::Records)
             .await?;
+        let place = Place {
+            tenant: self.tenant.clone(),
+            silo: self.silo.clone(),
+        };
+        let keys = candidates
+            .iter()
+            .map(|candidate| dedupe::key_digest(&candidate.key))
+            .collect::<Option<Vec<_>>>()
+            .ok_or(LaneError::Unavailable)?;
         for _ in 0..ROUNDS_MAX {
             let state = table.state().await?;
-            self.index.catch_up(&table, &state).await?;
-            let round = self.plan(candidates, &state);
+            self.index.catch_up(&place, &table, &state).await?;
+            let known = self.index.get_many(&place, &keys).await?;
+            let round = self.plan(candidates, &keys, known, &state);
             if round.rows.is_empty() {
                 return Ok(round.dispositions);
             }
@@ -100,49 +112,51 @@ impl RecordLane {
             let outcome = table
                 .append(&state, vec![batch], round.leaves.into_txns(), Vec::new())
                 .await?;
-            if matches!(outcome, AppendOutcome::Committed { .. }) {
+            if let AppendOutcome::Committed { version } = outcome {
                 metrics::histogram!("trailhouse_commit_seconds", "tenant" => self.tenant.to_string())
                     .record(started.elapsed().as_secs_f64());
+                let entries = round.entries.into_iter().collect();
+                self.index.apply(&place, version, entries).await;
                 return Ok(round.dispositions);
             }
         }
         Err(LaneError::Unavailable)
     }
 
-    fn plan(&self, candidates: &mut [Candidate], state: &TableState) -> Round {
+    fn plan(
+        &self,
+        candidates: &mut [Candidate],
+        keys: &[KeyDigest],
+        known: Vec<Option<Known>>,
+        state: &TableState,
+    ) -> Round {
         let ingested_at = self.clock.now();
         let mut round = Round {
             dispositions: Vec::with_capacity(candidates.len()),
             rows: Vec::new(),
+            entries: HashMap::new(),
             leaves: Leaves::default(),
         };
-        // Keys that this group stores, with their payload hashes and receipts.
-        let mut group: HashMap<KeyDigest, (String, Receipt)> = HashMap::new();
-        for candidate in candidates {
-            let payload_hash = candidate.stored.payload_hash.clone().unwrap_or_default();
-            let indexed = self
-                .index
-                .get(&candidate.key)
-                .map(|known| (&known.payload_hash, &known.receipt));
-            let known = indexed.or_else(|| {
-                group
-                    .get(&candidate.key)
-                    .map(|(hash, receipt)| (hash, receipt))
-            });
-            let disposition = match known {
-                Some((stored, receipt)) if *stored == payload_hash => {
-                    Disposition::Stored(Receipt {
-                        duplicate: true,
-                        ..receipt.clone()
-                    })
-                }
-                Some((stored, _)) => Disposition::Mismatch {
-                    stored_keyed: stored.clone(),
+        for ((candidate, key), indexed) in candidates.iter_mut().zip(keys).zip(&known) {
+            let payload = candidate.stored.payload_hash.as_deref();
+            let payload = payload.and_then(dedupe::payload_mac).unwrap_or_default();
+            let disposition = match indexed.as_ref().or_else(|| round.entries.get(key)) {
+                Some(known) if known.payload == payload => Disposition::Stored(Receipt {
+                    duplicate: true,
+                    ..known.receipt.clone()
+                }),
+                Some(known) => Disposition::Mismatch {
+                    stored_keyed: dedupe::payload_text(&known.payload),
                 },
                 None => {
                     let receipt = place(candidate, ingested_at, &mut round.leaves, state);
                     round.rows.push(candidate.stored.clone());
-                    group.insert(candidate.key.clone(), (payload_hash, receipt.clone()));
+                    let known = Known {
+                        payload,
+                        receipt: receipt.clone(),
+                        segment_id: candidate.stored.segment_id.clone(),
+                    };
+                    round.entries.insert(*key, known);
                     Disposition::Stored(receipt)
                 }
             };

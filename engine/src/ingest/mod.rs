@@ -9,7 +9,7 @@
 //! ```
 //! Acknowledged means committed: files and log entry are durable, and so is the evidence of the permit.
 
-mod dedupe;
+pub mod dedupe;
 mod incoming;
 mod intake;
 mod lane;
@@ -32,7 +32,7 @@ use crate::record::batch::QuarantineRow;
 use crate::sequencer::{LaneError, Queue, Queues};
 use crate::table::Tables;
 
-use self::dedupe::Index;
+use self::dedupe::Dedup;
 use self::intake::Intake;
 use self::lane::{Disposition, RecordLane};
 use self::quarantine::QuarantineLane;
@@ -61,6 +61,7 @@ pub struct Ingest {
     intake: Intake,
     rules: RuleBook,
     room: Room,
+    index: Dedup,
     records: Queues<lane::Work, lane::Reply>,
     quarantine: Queues<quarantine::Work, quarantine::Reply>,
 }
@@ -85,6 +86,7 @@ impl Ingest {
             intake: Intake { clock, random, ids },
             rules: RuleBook::new(keys),
             room: Room::default(),
+            index: Dedup::in_memory(),
             records: Queues::default(),
             quarantine: Queues::default(),
         }
@@ -137,7 +139,7 @@ impl Ingest {
             silo: decision.silo.clone(),
             tables: Arc::clone(&self.tables),
             clock: Arc::clone(&self.intake.clock),
-            index: Index::default(),
+            index: self.index.clone(),
         });
         answer(&queue, work).await
     }

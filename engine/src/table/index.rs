@@ -48,6 +48,8 @@ pub(crate) struct DataFile {
     pub(crate) size: u64,
     pub(crate) sha256: String,
     pub(crate) key: KeyMaterial,
+    /// The version of the entry that added it.
+    added: u64,
     /// The row count in the clear. The sealed one must be the same.
     count: u64,
     sealed_stats: String,
@@ -61,7 +63,7 @@ struct PlainStats {
 }
 
 impl DataFile {
-    fn from_add(add: &Add) -> Result<Self, Error> {
+    fn from_add(add: &Add, version: u64) -> Result<Self, Error> {
         let read = || {
             let partition = Partition::from_log(&add.partition_values)?;
             let plain: PlainStats = serde_json::from_str(add.stats.as_deref()?).ok()?;
@@ -77,6 +79,7 @@ impl DataFile {
                 size: u64::try_from(add.size).ok()?,
                 sha256: tag(TAG_SHA256)?.to_owned(),
                 key: KeyMaterial::from_json(tag(TAG_KEY)?).ok()?,
+                added: version,
                 count: plain.num_records,
                 sealed_stats: tag(TAG_STATS)?.to_owned(),
                 stats: OnceLock::new(),
@@ -172,13 +175,14 @@ impl TableState {
         self.files.0.iter().map(|list| list.len()).sum()
     }
 
-    /// The same state with some of its files only, for readers that have seen the others.
-    pub(crate) fn only(&self, keep: impl Fn(&str) -> bool) -> Self {
+    /// The same state with those of its files only that were added after `version`, for readers that have seen the
+    /// others. `None`: all of them.
+    pub(crate) fn added_after(&self, version: Option<u64>) -> Self {
         let mut files = Files::default();
         files.add(
             self.files
                 .iter()
-                .filter(|file| keep(&file.path))
+                .filter(|file| version.is_none_or(|version| file.added > version))
                 .map(Arc::clone)
                 .collect(),
         );
@@ -188,9 +192,9 @@ impl TableState {
         }
     }
 
-    /// The paths of the active files, relative to the table.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
-        self.files.iter().map(|file| file.path.as_str())
+    /// The id that the table got when it was made: another table in its place has another.
+    pub(crate) fn table_id(&self) -> &str {
+        self.metadata.id()
     }
 
     pub(crate) fn files(&self) -> impl Iterator<Item = &Arc<DataFile>> {
@@ -238,7 +242,7 @@ impl TableState {
                         // The same file said anew, as after a change of keys: it takes the old one's place.
                         removed.insert(add.path.as_str());
                     }
-                    added.push(Arc::new(DataFile::from_add(add)?));
+                    added.push(Arc::new(DataFile::from_add(add, version)?));
                 }
                 Action::Remove(remove) => {
                     removed.insert(remove.path.as_str());
@@ -389,6 +393,7 @@ mod tests {
             size: 1,
             sha256: String::new(),
             key: crate::table::testing::no_key(),
+            added: 0,
             count: 1,
             sealed_stats: String::new(),
             stats: OnceLock::new(),
