@@ -1,4 +1,4 @@
-//! What exists and what is allowed: ids, clock, documents, tenants, policies, keys, and the decision.
+//! What exists and what is allowed: ids, clock, documents, tenants, policies, keys, nodes and leases, and the decision.
 //!
 //! Invariant: nothing here knows of DataFusion, of Delta tables or of HTTP; the crate builds and tests in seconds.
 
@@ -9,6 +9,8 @@ pub mod evidence;
 pub mod guard;
 pub mod ids;
 pub mod keys;
+pub mod lease;
+pub mod node;
 pub mod policy;
 pub mod tenant;
 

@@ -1,0 +1,344 @@
+//! Which node numbers a tenant's records: one at a time, for as long as it has promised numbers that are in no table.
+//!
+//! `tenants/<tenant>/control/leases/records/<version>` in the tenant's silo, changed by compare-and-set:
+//!
+//! ```text
+//! none, released ──acquire──▶ held by a node's volume ──release──▶ released
+//!                    held by the same volume ──acquire──▶ held, once more     the node was restarted
+//!                    held by a volume that was drained or abandoned ──acquire──▶ held
+//! ```
+//! Time frees no lease: a node that died may come back with acknowledged records in its log, and their receipts name
+//! the numbers. Taking a lease always writes a version, so that of two that take it at once one is told. Whoever holds
+//! one that was given away (by an operator who abandoned a running node) still conflicts in the table's own log.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::documents::{DocumentError, Documents};
+use crate::ids::{SiloId, TenantId};
+use crate::node::{NodeError, Nodes};
+
+const KIND: &str = "leases";
+const ID: &str = "records";
+/// Times a lease is read again after somebody else changed it.
+const ATTEMPTS_MAX: usize = 8;
+
+/// Why there is no lease, or it was not given back.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Another node numbers the tenant's records.
+    #[error("another node holds the tenant's lease")]
+    HeldBy {
+        /// Which.
+        node: String,
+    },
+    /// The lease is not held, or no longer.
+    #[error("the tenant's lease is not held any more")]
+    Lost,
+    /// It changes faster than it can be taken: try again.
+    #[error("the tenant's lease has changed")]
+    Changed,
+    /// This process does not serve the tenant's silo.
+    #[error("the tenant's silo is not served here")]
+    WrongSilo,
+    /// The documents: try again. The lease may have been taken or not.
+    #[error("the tenant's lease cannot be read or written")]
+    Documents(#[from] DocumentError),
+    /// The holder's registration.
+    #[error("the holder of the tenant's lease cannot be looked up")]
+    Node(#[from] NodeError),
+    /// The document is none of ours.
+    #[error("the tenant's lease cannot be read")]
+    Malformed(#[from] serde_json::Error),
+}
+
+/// Who asks: a node with the volume of its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The node's name.
+    pub node: String,
+    /// The id of its log's volume.
+    pub wal: Uuid,
+}
+
+/// The right to number the records of a tenant.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lease {
+    tenant: TenantId,
+    silo: SiloId,
+    version: u64,
+}
+
+/// One version of the document.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    node: String,
+    wal: String,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Held,
+    Released,
+}
+
+/// The leases of all tenants.
+#[derive(Debug)]
+pub struct Leases {
+    stores: BTreeMap<SiloId, Arc<dyn ObjectStore>>,
+    nodes: Arc<Nodes>,
+    documents: Mutex<HashMap<(SiloId, TenantId), Arc<Documents>>>,
+}
+
+impl Leases {
+    /// Leases in the stores of the silos, each rooted at its silo.
+    pub fn new(stores: BTreeMap<SiloId, Arc<dyn ObjectStore>>, nodes: Arc<Nodes>) -> Self {
+        Self {
+            stores,
+            nodes,
+            documents: Mutex::default(),
+        }
+    }
+
+    /// Takes the lease of a tenant.
+    ///
+    /// # Errors
+    /// [`LeaseError::HeldBy`] while another node has it.
+    pub async fn acquire(
+        &self,
+        tenant: &TenantId,
+        silo: &SiloId,
+        holder: &Holder,
+    ) -> Result<Lease, LeaseError> {
+        let documents = self.documents(tenant, silo)?;
+        let wal = holder.wal.to_string();
+        for _ in 0..ATTEMPTS_MAX {
+            let latest = latest(&documents).await?;
+            let version = latest.as_ref().map_or(1, |(version, _)| version + 1);
+            if let Some((_, entry)) = latest
+                && entry.state == State::Held
+                && entry.wal != wal
+                && !self.nodes.is_over(&entry.node, &entry.wal).await?
+            {
+                return Err(LeaseError::HeldBy { node: entry.node });
+            }
+            let held = Entry {
+                node: holder.node.clone(),
+                wal: wal.clone(),
+                state: State::Held,
+            };
+            if put(&documents, version, &held).await? {
+                return Ok(Lease {
+                    tenant: tenant.clone(),
+                    silo: silo.clone(),
+                    version,
+                });
+            }
+        }
+        Err(LeaseError::Changed)
+    }
+
+    /// Gives a lease back, once every record that was numbered under it is in its table.
+    ///
+    /// # Errors
+    /// [`LeaseError::Lost`] when it was given away in between.
+    pub async fn release(&self, lease: Lease) -> Result<(), LeaseError> {
+        let documents = self.documents(&lease.tenant, &lease.silo)?;
+        let (version, entry) = latest(&documents).await?.ok_or(LeaseError::Lost)?;
+        if version != lease.version {
+            return Err(LeaseError::Lost);
+        }
+        let released = Entry {
+            state: State::Released,
+            ..entry
+        };
+        if put(&documents, version + 1, &released).await? {
+            Ok(())
+        } else {
+            Err(LeaseError::Lost)
+        }
+    }
+
+    /// The same documents for the same tenant, so that the highest version seen is remembered.
+    fn documents(&self, tenant: &TenantId, silo: &SiloId) -> Result<Arc<Documents>, LeaseError> {
+        let store = self.stores.get(silo).ok_or(LeaseError::WrongSilo)?;
+        let mut documents = self
+            .documents
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let of_tenant = documents
+            .entry((silo.clone(), tenant.clone()))
+            .or_insert_with(|| {
+                let prefix = Path::from_iter(["tenants", tenant.as_str(), "control"]);
+                Arc::new(Documents::new(Arc::clone(store), prefix))
+            });
+        Ok(Arc::clone(of_tenant))
+    }
+}
+
+async fn latest(documents: &Documents) -> Result<Option<(u64, Entry)>, LeaseError> {
+    match documents.latest(KIND, ID).await? {
+        None => Ok(None),
+        Some((version, bytes)) => Ok(Some((version, serde_json::from_slice(&bytes)?))),
+    }
+}
+
+/// Whether this was the next version.
+async fn put(documents: &Documents, version: u64, entry: &Entry) -> Result<bool, LeaseError> {
+    let bytes = Bytes::from(serde_json::to_vec(entry)?);
+    match documents.put(KIND, ID, version, bytes).await {
+        Ok(()) => Ok(true),
+        Err(DocumentError::VersionTaken) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use object_store::local::LocalFileSystem;
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::world::{World, id, silo};
+
+    /// A process: it remembers nothing of the others.
+    fn process(store: &Arc<dyn ObjectStore>) -> (Arc<Nodes>, Leases) {
+        let nodes = Arc::new(Nodes::new(Arc::clone(store)));
+        let stores = BTreeMap::from([(silo(), Arc::clone(store))]);
+        (Arc::clone(&nodes), Leases::new(stores, nodes))
+    }
+
+    fn holder(number: u128) -> Holder {
+        Holder {
+            node: format!("node-{number}"),
+            wal: Uuid::from_u128(number),
+        }
+    }
+
+    #[track_caller]
+    fn assert_held<T>(outcome: Result<T, LeaseError>, by: &str) {
+        assert!(matches!(outcome, Err(LeaseError::HeldBy { node }) if node == by));
+    }
+
+    #[tokio::test]
+    async fn one_node_at_a_time_and_a_restarted_one_goes_on() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let (_, leases) = process(&store);
+        let (acme, silo) = (id("acme"), silo());
+        let first = leases.acquire(&acme, &silo, &holder(1)).await.unwrap();
+        let (_, other) = process(&store);
+        assert_held(other.acquire(&acme, &silo, &holder(2)).await, "node-1");
+        other
+            .acquire(&id("other"), &silo, &holder(2))
+            .await
+            .unwrap();
+
+        let (_, restarted) = process(&store);
+        let again = restarted.acquire(&acme, &silo, &holder(1)).await.unwrap();
+        assert!(matches!(leases.release(first).await, Err(LeaseError::Lost)));
+        assert_held(other.acquire(&acme, &silo, &holder(2)).await, "node-1");
+        restarted.release(again).await.unwrap();
+        other.acquire(&acme, &silo, &holder(2)).await.unwrap();
+        assert_held(leases.acquire(&acme, &silo, &holder(1)).await, "node-2");
+        let elsewhere = leases
+            .acquire(&acme, &SiloId::parse("us").unwrap(), &holder(1))
+            .await;
+        assert!(matches!(elsewhere, Err(LeaseError::WrongSilo)));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_over_holds_nothing() {
+        let world = World::new().await;
+        let store = Arc::clone(&world.store) as Arc<dyn ObjectStore>;
+        let (nodes, leases) = process(&store);
+        let (acme, silo) = (id("acme"), silo());
+        for number in 1..=3 {
+            let node = holder(number);
+            nodes.register(&node.node, node.wal, 1).await.unwrap();
+        }
+        leases.acquire(&acme, &silo, &holder(1)).await.unwrap();
+        assert_held(leases.acquire(&acme, &silo, &holder(2)).await, "node-1");
+        nodes.drained("node-1", holder(1).wal).await.unwrap();
+        leases.acquire(&acme, &silo, &holder(2)).await.unwrap();
+        assert_held(leases.acquire(&acme, &silo, &holder(3)).await, "node-2");
+        let permit = world.admin("_system").await;
+        nodes
+            .abandon(&permit, "node-2", "its disk is gone")
+            .await
+            .unwrap();
+        // The node goes on with another volume; what the old one held is free all the same.
+        nodes
+            .register("node-2", Uuid::from_u128(22), 1)
+            .await
+            .unwrap();
+        leases.acquire(&acme, &silo, &holder(3)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_the_store_there_is_no_lease() {
+        let world = World::new().await;
+        let store = Arc::clone(&world.store) as Arc<dyn ObjectStore>;
+        let (_, leases) = process(&store);
+        world.store.off.store(true, Ordering::SeqCst);
+        let outcome = leases.acquire(&id("acme"), &silo(), &holder(1)).await;
+        assert!(matches!(outcome, Err(LeaseError::Documents(_))));
+        world.store.off.store(false, Ordering::SeqCst);
+        leases
+            .acquire(&id("acme"), &silo(), &holder(1))
+            .await
+            .unwrap();
+    }
+
+    /// Eight rounds in which many ask at once, each a process of its own; whoever wins gives the lease back.
+    async fn race(store: Arc<dyn ObjectStore>) {
+        const NODES: u128 = 24;
+        for round in 0..8 {
+            let asking: Vec<_> = (0..NODES)
+                .map(|number| {
+                    let (_, leases) = process(&store);
+                    tokio::spawn(async move {
+                        let lease = leases.acquire(&id("acme"), &silo(), &holder(number)).await;
+                        (lease, leases)
+                    })
+                })
+                .collect();
+            let mut won = Vec::new();
+            for asked in asking {
+                match asked.await.unwrap() {
+                    (Ok(lease), leases) => won.push((lease, leases)),
+                    (Err(LeaseError::HeldBy { .. }), _) => {}
+                    (Err(error), _) => panic!("{error:?}"),
+                }
+            }
+            assert_eq!(won.len(), 1, "round {round}");
+            for (lease, leases) in won {
+                leases.release(lease).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn of_many_that_ask_at_once_one_has_it_in_memory() {
+        race(Arc::new(InMemory::new())).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn of_many_that_ask_at_once_one_has_it_on_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        race(Arc::new(
+            LocalFileSystem::new_with_prefix(folder.path()).unwrap(),
+        ))
+        .await;
+    }
+}
