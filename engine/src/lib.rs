@@ -6,5 +6,6 @@ pub mod evidence;
 pub mod ingest;
 pub mod query;
 pub mod record;
+pub mod seal;
 mod sequencer;
 pub mod table;

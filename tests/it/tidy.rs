@@ -19,6 +19,7 @@ const CRATE_ARROWS: &[(&str, &[&str])] = &[
 /// Which module of `engine` may name which other through `crate::`.
 const ENGINE_ARROWS: &[(&str, &[&str])] = &[
     ("record", &[]),
+    ("seal", &["record"]),
     ("table", &["record"]),
     ("sequencer", &["record", "table"]),
     ("evidence", &["record", "sequencer", "table"]),

@@ -117,7 +117,7 @@ impl Request {
             ingested_at: stored.ingested_at,
             stream: stored.stream.clone(),
             retention_class: stored.retention_class.clone(),
-            reason: reason.slug(),
+            reason: reason.slug().into(),
             idempotency_key: stored.idempotency_key.clone(),
             payload: stored.redacted_json().ok(),
             payload_hash: stored.payload_hash.clone(),

@@ -1,5 +1,6 @@
 //! Rows become batches: records and evidence sorted as the table is, newest first, and quarantine likewise.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,11 +83,15 @@ pub fn evidence_record(entry: &EvidenceEntry, place: EvidencePlace) -> StoredRec
         ("statement", entry.statement.clone()),
         ("correlation_id", text(&entry.correlation)),
     ];
-    let promoted = promoted.into_iter().map(|(column, value)| Promoted {
-        column: column.to_owned(),
-        pointer: format!("/{column}"),
-        value,
-    });
+    // A column without a value says the same: rows from the table equal those that went in.
+    let promoted = promoted
+        .into_iter()
+        .filter_map(|(column, value)| Some((column, value?)))
+        .map(|(column, value)| Promoted {
+            column: column.to_owned(),
+            pointer: format!("/{column}"),
+            value: Some(value),
+        });
     StoredRecord {
         tenant_id: entry.tenant.clone(),
         record_id: place.record_id,
@@ -140,7 +145,7 @@ pub struct QuarantineRow {
     pub ingested_at: Timestamp,
     pub stream: StreamName,
     pub retention_class: RetentionClass,
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     pub idempotency_key: Option<String>,
     pub payload: Option<String>,
     pub payload_hash: Option<String>,
@@ -219,7 +224,7 @@ fn quarantine_column(field: &Field, rows: &[QuarantineRow]) -> Result<ArrayRef, 
         "ingest_date" => owned_texts(rows, |row| Some(row.ingested_at.date())),
         "stream" => texts(rows, |row| Some(row.stream.as_str())),
         "retention_class" => texts(rows, |row| Some(row.retention_class.as_str())),
-        "reason" => texts(rows, |row| Some(row.reason)),
+        "reason" => texts(rows, |row| Some(&*row.reason)),
         "idempotency_key" => texts(rows, |row| row.idempotency_key.as_deref()),
         "payload" => texts(rows, |row| row.payload.as_deref()),
         "payload_hash" => texts(rows, |row| row.payload_hash.as_deref()),
@@ -467,7 +472,7 @@ mod tests {
             ingested_at: Timestamp::from_micros(at),
             stream: StreamName::audit_default(),
             retention_class: RetentionClass::kept(),
-            reason: "idempotency-mismatch",
+            reason: "idempotency-mismatch".into(),
             idempotency_key: None,
             payload: Some("{}".to_owned()),
             payload_hash: Some("hmac-sha256:x".to_owned()),

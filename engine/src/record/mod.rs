@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! bytes  --json-->  Value  --parse-->  AuditRecord  --redact-->  StoredRecord  --batch-->  RecordBatch
-//!                                        \--canonical--> payload hash                        --restore--> the reader's
+//!                                        \--canonical--> payload hash  |  ^  <--rows--     --restore--> the reader's
+//!                                                                 frame (the write-ahead log)
 //! ```
 //! Invariant: everything here is pure. No I/O, no clock of its own, no DataFusion, no deltalake.
 
@@ -10,15 +11,21 @@ pub mod batch;
 pub mod canonical;
 mod change;
 mod fields;
+pub mod frame;
 pub mod json;
+pub mod layout;
 pub mod parse;
 pub mod redact;
 pub mod restore;
+pub mod rows;
 pub mod schema;
 pub mod stored;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use change::Secrets;
 pub use json::Violation;
 pub use parse::{AuditRecord, Refusal, Terms, parse};
 pub use redact::{Placement, Redactor};
+pub use rows::records_of;
 pub use stored::{Promoted, StoredRecord};

@@ -15,11 +15,11 @@
 //! A promoted column holds text; other values are there as their RFC 8785 text. Only a path that names one place (no
 //! `[*]`, no bare key) can fill a promoted column.
 //!
-//! `leaf_layout` is the RFC 8785 text of an array of the names committed apart from the rest: first the changed or classed
-//! columns in schema order, then the pointers of what was cut out, in byte order.
+//! `leaf_layout` ([`super::layout`]) names what is committed apart from the rest of the record: first the columns that have
+//! a rule, in schema order, then what was cut out, in byte order of the pointers.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use catalog::clock::{Random, Timestamp};
@@ -30,6 +30,7 @@ use serde_json::{Map, Value};
 use super::canonical::{NoCanonicalForm, text};
 use super::change::{Change, Secrets, strictest};
 use super::json::{push_index, push_key};
+use super::layout::{self, Entry};
 use super::parse::AuditRecord;
 use super::schema::SALT_BYTES;
 use super::stored::{Promoted, StoredRecord};
@@ -117,7 +118,10 @@ impl Redactor {
         let span_id = column("span_id", record.span_id);
         let purpose = column("purpose", record.purpose);
         let labels = match record.labels.filter(|_| self.keeps_labels()) {
-            Some(labels) => Some(self.labels(labels, &mut cut)?),
+            Some(labels) => {
+                cut.name_if(self.columns.contains_key("labels"), "labels");
+                Some(self.labels(labels, &mut cut)?)
+            }
             None => None,
         };
         let context = self.document("context", record.context, &mut cut)?;
@@ -150,7 +154,7 @@ impl Redactor {
             policy_version: Some(self.policy_version.to_string()),
             idempotency_key,
             leaf_layout: cut.layout()?,
-            promoted: cut.promoted,
+            promoted: cut.promoted.into_values().collect(),
             leaf_index: None,
             segment_id: None,
             salt,
@@ -235,16 +239,14 @@ impl Redactor {
         let Some(members) = members else {
             return Ok(None);
         };
-        if let Some(change) = self
-            .columns
-            .get(name)
-            .filter(|change| change.write != WriteRule::Keep)
-        {
-            let stored = change
-                .value(Value::Object(members))
-                .filter(|value| !value.is_null());
+        let whole = self.columns.get(name);
+        if let Some(change) = whole.filter(|change| change.write != WriteRule::Keep) {
+            let stored = change.value(Value::Object(members));
+            cut.name_if(stored.is_some(), name);
+            let stored = stored.filter(|value| !value.is_null());
             return stored.as_ref().map(text).transpose();
         }
+        cut.name_if(whole.is_some(), name);
         let live: Vec<Live<'_>> = match name {
             "context" => self.context.iter().filter_map(Rule::live).collect(),
             _ => Vec::new(),
@@ -315,9 +317,9 @@ fn strictest_of<'r>(rules: &[&'r Rule]) -> Cow<'r, Change> {
 #[derive(Default)]
 struct CutOut {
     sealed: BTreeMap<String, String>,
-    promoted: Vec<Promoted>,
+    /// By pointer, which is the order in which the table gives them back.
+    promoted: BTreeMap<String, Promoted>,
     columns: Vec<String>,
-    pointers: BTreeSet<String>,
 }
 
 impl CutOut {
@@ -330,9 +332,9 @@ impl CutOut {
         let Some(value) = stored else {
             return Ok(());
         };
-        self.pointers.insert(pointer.clone());
         // Two paths never share a column of one record: the second value stays sealed, and nothing is lost.
-        let is_free = |column: &&String| self.promoted.iter().all(|taken| taken.column != **column);
+        let is_free =
+            |column: &&String| self.promoted.values().all(|taken| taken.column != **column);
         let column = rules
             .iter()
             .find_map(|rule| rule.promote.as_ref())
@@ -347,17 +349,32 @@ impl CutOut {
             Value::String(text) => Some(text),
             other => Some(text(&other)?),
         };
-        self.promoted.push(Promoted {
+        let promoted = Promoted {
             column,
-            pointer,
+            pointer: pointer.clone(),
             value,
-        });
+        };
+        self.promoted.insert(pointer, promoted);
         Ok(())
     }
 
+    /// Names a column in the layout.
+    fn name_if(&mut self, has_rule: bool, column: &str) {
+        if has_rule {
+            self.columns.push(column.to_owned());
+        }
+    }
+
     fn layout(&self) -> Result<String, NoCanonicalForm> {
-        let names = self.columns.iter().chain(&self.pointers);
-        text(&names.map(String::as_str).collect())
+        let sealed = self.sealed.keys();
+        let sealed = sealed.map(|pointer| (pointer, Entry::Sealed(pointer)));
+        let promoted = self.promoted.iter().map(|(pointer, promoted)| {
+            let column = promoted.column.as_str();
+            (pointer, Entry::Promoted { column, pointer })
+        });
+        let places: BTreeMap<_, _> = sealed.chain(promoted).collect();
+        let columns = self.columns.iter().map(|name| Entry::Column(name));
+        layout::write(columns.chain(places.into_values()))
     }
 }
 
@@ -646,7 +663,10 @@ mod tests {
         assert!(promoted.eq([("user_age", Some("7")), ("user_name", Some("Bo"))]));
         assert_eq!(
             stored.leaf_layout,
-            r#"["/context/list/0/x","/context/list/2/x","/context/user/age","/context/user/gone","/context/user/mail","/context/user/name"]"#
+            concat!(
+                r#"["/context/list/0/x","/context/list/2/x","user_age:/context/user/age","/context/user/gone","#,
+                r#""/context/user/mail","user_name:/context/user/name"]"#
+            )
         );
     }
 
