@@ -16,6 +16,7 @@ use catalog::documents::Documents;
 use catalog::guard::{Denial, Gate};
 use catalog::ids::{RecordIds, SiloId};
 use catalog::keys::{self, KeyError, KeyRing, Kms, LocalKms, SecretKey};
+use catalog::node::Nodes;
 use catalog::policy::Policies;
 use catalog::tenant::{self, OnboardError, Registry};
 use engine::evidence::EvidenceLog;
@@ -77,6 +78,8 @@ pub struct Service {
     pub registry: Arc<Registry>,
     /// What their policies say.
     pub policies: Arc<Policies>,
+    /// Which nodes there are, and whose log is whose.
+    pub nodes: Arc<Nodes>,
     /// Who decides.
     pub gate: Arc<Gate>,
     /// Where records lie.
@@ -149,6 +152,7 @@ impl Service {
             keys: control.keys,
             registry: control.registry,
             policies: control.policies,
+            nodes: control.nodes,
             gate: Arc::new(gate),
             tables: engine.tables,
             queries: engine.queries,
@@ -278,6 +282,7 @@ struct Control {
     keys: Arc<KeyRing>,
     registry: Arc<Registry>,
     policies: Arc<Policies>,
+    nodes: Arc<Nodes>,
     secret: SecretKey,
 }
 
@@ -316,6 +321,7 @@ impl Control {
             keys,
             registry,
             policies,
+            nodes: Arc::new(Nodes::new(Arc::clone(&stores.control))),
             secret,
         })
     }

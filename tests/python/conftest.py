@@ -43,7 +43,7 @@ class World:
         )
         self.config.write_text(
             f'[control]\nroot = "file://{folder}/control"\n[keys]\nfolder = "{folder}/keys"\n'
-            f'[admin]\nlisten = "127.0.0.1:{self.ports["admin"]}"\n{silos}'
+            f'[wal]\nfolder = "{folder}/wal"\n[admin]\nlisten = "127.0.0.1:{self.ports["admin"]}"\n{silos}'
         )
         self.process = None
 

@@ -7,6 +7,7 @@ mod generate;
 pub mod ingest;
 mod operator;
 mod policy;
+mod repair;
 pub mod serve;
 mod sql;
 mod tenant;
@@ -51,6 +52,9 @@ enum Verb {
         after_help = "Example:\n  trailhouse policy show --tenant acme > acme.yaml\n  trailhouse policy apply acme.yaml --tenant acme"
     )]
     Policy(policy::Arguments),
+    /// Put right what a lost disk or a copied folder left behind
+    #[command(after_help = "Example:\n  trailhouse repair dedup")]
+    Repair(repair::Arguments),
     /// Send records from files
     #[command(
         after_help = "Example:\n  trailhouse ingest --tenant acme --format cloudtrail logs/ more.json.gz"
@@ -114,6 +118,7 @@ impl Cli {
             Verb::Token(arguments) => token::run(config?, &arguments),
             Verb::Tenant(arguments) => tenant::run(config?, arguments).await,
             Verb::Policy(arguments) => policy::run(config?, arguments).await,
+            Verb::Repair(arguments) => repair::run(config?, arguments).await,
             Verb::Ingest(arguments) => ingest::run(config?, &arguments).await,
             Verb::Bench(arguments) => bench::run(config?, &arguments).await,
             Verb::Sql(arguments) => sql::run(config?, &arguments).await,

@@ -6,7 +6,9 @@ use std::time::Duration;
 use catalog::context::{IngressHeaders, Role, TenantContext};
 use catalog::guard::{Denial, Operation, Permit, Request};
 use catalog::ids::{IdError, TenantId};
+use catalog::node::NodeError;
 use catalog::{policy, tenant};
+use engine::ingest::dedupe;
 
 use crate::auth::developer::{self, TokenRequest};
 use crate::config::Config;
@@ -48,6 +50,15 @@ pub enum Error {
     /// The registry.
     #[error("the registry says no")]
     Registry(#[from] tenant::Error),
+    /// A node's registration.
+    #[error("the node's registration says no")]
+    Node(#[from] NodeError),
+    /// The index of idempotency keys, while a server works with it.
+    #[error("a server has the index of idempotency keys open: stop it first")]
+    Running,
+    /// The index of idempotency keys.
+    #[error("the index of idempotency keys was not built")]
+    Index(#[source] dedupe::Error),
     /// A bundle, with every reason against it.
     #[error("the bundle is refused:\n  {}", .0.join("\n  "))]
     Refused(Vec<String>),

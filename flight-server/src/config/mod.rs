@@ -9,7 +9,7 @@ mod resolved;
 
 use std::path::{Path, PathBuf};
 
-pub use resolved::{Auth, Config, Issuer, Jwks, Log, LogFormat, Silo};
+pub use resolved::{Auth, Config, Issuer, Jwks, Log, LogFormat, Silo, Wal};
 
 /// The file that is read from the working directory when none is named.
 pub const FILE_NAME: &str = "trailhouse.toml";

@@ -22,6 +22,7 @@ enum Kind {
 const SETTINGS: &[(&str, Kind)] = &[
     ("control.root", Kind::Text),
     ("keys.folder", Kind::Text),
+    ("wal.folder", Kind::Text),
     ("silos.*.root", Kind::Text),
     ("silos.*.flight", Kind::Text),
     ("silos.*.http", Kind::Text),
@@ -59,6 +60,7 @@ const SETTINGS: &[(&str, Kind)] = &[
 pub(super) struct RawConfig {
     pub(super) control: RawControl,
     pub(super) keys: RawKeys,
+    pub(super) wal: RawWal,
     pub(super) silos: BTreeMap<String, RawSilo>,
     pub(super) admin: RawAdmin,
     pub(super) auth: RawAuth,
@@ -75,6 +77,12 @@ pub(super) struct RawControl {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawKeys {
+    pub(super) folder: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawWal {
     pub(super) folder: Option<String>,
 }
 

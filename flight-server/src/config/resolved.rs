@@ -17,6 +17,7 @@ use crate::limits::{BATCH_BYTES_CEILING, Limits, RECORD_BYTES_CEILING, SILOS_MAX
 const DEFAULT_SILO: &str = "local";
 const DEFAULT_DATA: &str = "./trailhouse-data";
 const DEFAULT_KEYS: &str = "./trailhouse-keys";
+const DEFAULT_WAL: &str = "./trailhouse-wal";
 const DEFAULT_FLIGHT_PORT: u16 = 31337;
 const DEFAULT_HTTP_PORT: u16 = 31380;
 const DEFAULT_ADMIN_PORT: u16 = 31390;
@@ -31,6 +32,8 @@ pub struct Config {
     pub control_root: Url,
     /// The folder of the local key provider.
     pub keys_folder: PathBuf,
+    /// What this node keeps on a disk of its own.
+    pub wal: Wal,
     /// The silos this process serves, in the order of their names; at least one.
     pub silos: Vec<Silo>,
     /// Where health and metrics are served.
@@ -41,6 +44,13 @@ pub struct Config {
     pub limits: Limits,
     /// What is logged, and how.
     pub log: Log,
+}
+
+/// What a node keeps on a disk of its own.
+#[derive(Clone, Debug)]
+pub struct Wal {
+    /// Where.
+    pub folder: PathBuf,
 }
 
 /// One silo and its two listeners.
@@ -129,6 +139,7 @@ pub(super) fn resolve(raw: RawConfig) -> Result<Config, Error> {
         None => first_root(&silos)?,
     };
     let keys_folder = raw.keys.folder.unwrap_or_else(|| DEFAULT_KEYS.to_owned());
+    let wal_folder = raw.wal.folder.unwrap_or_else(|| DEFAULT_WAL.to_owned());
     let admin = address(
         "admin.listen",
         raw.admin.listen.as_deref(),
@@ -139,6 +150,9 @@ pub(super) fn resolve(raw: RawConfig) -> Result<Config, Error> {
     let mut config = Config {
         control_root,
         keys_folder: absolute("keys.folder", &keys_folder)?,
+        wal: Wal {
+            folder: absolute("wal.folder", &wal_folder)?,
+        },
         silos,
         admin,
         auth: Auth {

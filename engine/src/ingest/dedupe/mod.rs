@@ -106,12 +106,13 @@ struct Shared {
 }
 
 impl Dedup {
-    /// Opens the index in `folder`, which is there, or begins one. A file that is damaged or none of ours is set aside.
-    /// Reads the whole file: call it where that may block.
+    /// Opens the index in `folder`, or begins one. A file that is damaged or none of ours is set aside. Reads the whole
+    /// file: call it where that may block.
     ///
     /// # Errors
     /// When another process has it open, or the disk fails.
     pub fn open(folder: &Path, cache_bytes: usize) -> Result<Self, Error> {
+        std::fs::create_dir_all(folder).map_err(Error::Disk)?;
         let index = Self::closed(Some(folder.join(FILE_NAME)), cache_bytes);
         index.0.reopen(None)?;
         Ok(index)
@@ -242,18 +243,18 @@ impl Dedup {
             table_id: state.table_id().to_owned(),
             version: state.version,
         };
+        let covered = self.0.with(None, |store| Ok(store.covered(place)))?;
+        if covered.is_some_and(|mark| mark.covers(&now)) {
+            return Ok(());
+        }
         let (asked, wanted) = (place.clone(), now.clone());
-        let resumed = self
+        let (generation, since) = self
             .blocking(move |shared| {
-                shared.with(None, |store| match store.covered(&asked) {
-                    Some(mark) if mark.covers(&wanted) => Ok(None),
-                    _ => Ok(Some((store.generation, store.resume(&asked, &wanted)?))),
+                shared.with(None, |store| {
+                    Ok((store.generation, store.resume(&asked, &wanted)?))
                 })
             })
             .await?;
-        let Some((generation, since)) = resumed else {
-            return Ok(());
-        };
         let new = Arc::new(state.added_after(since));
         if new.file_count() > 0 {
             let projection = entry::COLUMNS

@@ -1,0 +1,109 @@
+//! `trailhouse repair`: put right what a lost disk or a copied folder left behind.
+
+use std::time::Instant;
+
+use catalog::guard::TenantAdmin;
+use catalog::ids::TenantId;
+use catalog::tenant::{TenantRecord, TenantState};
+use engine::ingest::dedupe::{self, CACHE_BYTES, Dedup};
+
+use crate::config::Config;
+
+use super::operator::{self, Operator};
+use super::{Error, say};
+
+/// What to repair.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Build the index of idempotency keys anew from the tables; the server must not run
+    #[command(after_help = "Example:\n  trailhouse repair dedup --tenant acme")]
+    Dedup {
+        /// Only this tenant's; default: everybody's
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Give up the log of a node that will not come back, with every acknowledged record in it that is in no table yet
+    #[command(
+        after_help = "Example:\n  trailhouse repair node --abandon node-1 --reason \"its disk burnt, ticket 4711\""
+    )]
+    Node {
+        /// The node, which must not be running; the tenants it wrote for are free for others
+        #[arg(long, value_name = "NODE")]
+        abandon: String,
+        /// Why, for those who ask later
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+}
+
+pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Error> {
+    let operator = Operator::open(config).await?;
+    match arguments.verb {
+        Verb::Dedup { tenant } => dedup(&operator, tenant.as_deref()).await?,
+        Verb::Node { abandon, reason } => node(&operator, &abandon, &reason).await?,
+    }
+    Ok(())
+}
+
+async fn dedup(operator: &Operator, tenant: Option<&str>) -> Result<(), operator::Error> {
+    let service = &operator.service;
+    let tenants = match tenant {
+        Some(id) => {
+            let tenant = service.registry.get(&TenantId::parse(id)?).await?;
+            vec![tenant.ok_or(catalog::tenant::Error::Unknown)?]
+        }
+        None => service.registry.list().await?,
+    };
+    let index = Dedup::open(&service.config.wal.folder, CACHE_BYTES).map_err(unusable)?;
+    let started = Instant::now();
+    let (mut count, mut rows) = (0_u64, 0);
+    for record in tenants
+        .iter()
+        .filter(|record| has_records(operator, record))
+    {
+        let permit = operator.permit::<TenantAdmin>(&record.id).await?;
+        let rebuilt = index.rebuild(&permit, &service.tables, &record.silo).await;
+        let own = rebuilt.map_err(unusable)?;
+        say(format!("{:<24} {own} row(s)", record.display_name));
+        count += 1;
+        rows += own;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    say(format!("{count} tenant(s), {rows} row(s), {seconds:.1} s"));
+    Ok(())
+}
+
+fn has_records(operator: &Operator, record: &TenantRecord) -> bool {
+    let silos = &operator.service.config.silos;
+    let gone = matches!(
+        record.state,
+        TenantState::Provisioning | TenantState::Deleted
+    );
+    !record.id.is_system() && !gone && silos.iter().any(|silo| silo.id == record.silo)
+}
+
+fn unusable(error: dedupe::Error) -> operator::Error {
+    match error {
+        dedupe::Error::InUse => operator::Error::Running,
+        other => operator::Error::Index(other),
+    }
+}
+
+async fn node(operator: &Operator, name: &str, reason: &str) -> Result<(), operator::Error> {
+    let permit = operator.permit::<TenantAdmin>(&TenantId::system()).await?;
+    operator
+        .service
+        .nodes
+        .abandon(&permit, name, reason)
+        .await?;
+    say(format!(
+        "{name} is abandoned: its tenants are free for other nodes, and its log's folder is not taken again"
+    ));
+    Ok(())
+}
