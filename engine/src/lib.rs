@@ -2,6 +2,7 @@
 //!
 //! Invariant: no wire types and no status codes; `table` is the only module that names deltalake.
 
+pub mod disk;
 pub mod evidence;
 pub mod ingest;
 pub mod query;
@@ -9,3 +10,4 @@ pub mod record;
 pub mod seal;
 mod sequencer;
 pub mod table;
+pub mod wal;

@@ -18,9 +18,11 @@ const CRATE_ARROWS: &[(&str, &[&str])] = &[
 
 /// Which module of `engine` may name which other through `crate::`.
 const ENGINE_ARROWS: &[(&str, &[&str])] = &[
+    ("disk", &[]),
     ("record", &[]),
     ("seal", &["record"]),
-    ("table", &["record"]),
+    ("table", &["disk", "record"]),
+    ("wal", &["disk"]),
     ("sequencer", &["record", "table"]),
     ("evidence", &["record", "sequencer", "table"]),
     ("ingest", &["record", "sequencer", "table"]),

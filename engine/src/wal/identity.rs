@@ -1,0 +1,79 @@
+//! Which log this is: `wal.id`, made with the folder and rewritten at every start.
+//!
+//! `"THWALID1"`, the id (16 bytes), the generation (u64 LE), CRC32C of all that (u32 LE). The generation counts the
+//! starts: a folder that was restored from a copy shows itself by an older one.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use catalog::clock::{self, Random};
+use uuid::Uuid;
+
+use super::error::Error;
+use super::segment::publish;
+use super::source::Fields;
+use crate::disk::Disk;
+
+const FILE: &str = "wal.id";
+const MAGIC: [u8; 8] = *b"THWALID1";
+
+/// A log's name and how often it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) id: Uuid,
+    pub(super) generation: u64,
+}
+
+impl Identity {
+    /// The identity of the folder; `None` if it has none yet.
+    pub(super) fn read(disk: &dyn Disk, folder: &Path) -> Result<Option<Self>, Error> {
+        match disk.read(&folder.join(FILE)) {
+            Ok(bytes) => Self::parse(&bytes).map(Some).ok_or(Error::Foreign {
+                what: "its identity is damaged",
+            }),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("its identity cannot be read")(error)),
+        }
+    }
+
+    /// A new log.
+    pub(super) fn make(random: &dyn Random) -> Self {
+        Self {
+            id: uuid::Builder::from_random_bytes(clock::array(random)).into_uuid(),
+            generation: 0,
+        }
+    }
+
+    /// The same log at its next start, durable when this returns.
+    pub(super) fn next(self, disk: &dyn Disk, folder: &Path) -> Result<Self, Error> {
+        let next = Self {
+            id: self.id,
+            generation: self.generation + 1,
+        };
+        publish(disk, &folder.join(FILE), &next.encode())
+            .map_err(Error::io("its identity cannot be written"))?;
+        Ok(next)
+    }
+
+    fn encode(self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(36);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(self.id.as_bytes());
+        bytes.extend_from_slice(&self.generation.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (checked, expected) = bytes.split_last_chunk::<4>()?;
+        let mut fields = Fields(checked);
+        let known = fields.array()? == MAGIC;
+        let identity = Self {
+            id: Uuid::from_bytes(fields.array()?),
+            generation: fields.u64()?,
+        };
+        let whole = fields.0.is_empty() && crc32c::crc32c(checked) == u32::from_le_bytes(*expected);
+        (known && whole).then_some(identity)
+    }
+}

@@ -1,0 +1,368 @@
+//! The write-ahead log: what was acknowledged is durable here until the table has it.
+//!
+//! ```text
+//! append --> queue --> writer thread: seal, one write, one fdatasync --> answers        (writer, sealed, frame, segment)
+//! open   --> identity --> scan every segment --> index of unreleased frames             (identity, scan, index)
+//! recover--> read and open a source's frames                                            (this file)
+//! release--> segments without unreleased frames are removed; stragglers are carried forward   (writer)
+//! ```
+//!
+//! The folder: `wal.id` (identity), `lock`, `<20-digit first position>.wal` (frame, segment), and `unreadable/` for
+//! segments that the operator had set aside. One process has it open at a time.
+//!
+//! - One log for all sources of a node. Positions count from 1 and have no holes; those of one source may.
+//! - Nothing that was answered `Ok` is lost. What was answered with an error may be found after a restart, but never
+//!   beside another frame at its position.
+//! - Damage of what was acknowledged closes the log until the operator acts; nothing is skipped in silence.
+//! - The log knows the keys of its frames only sealed; whoever recovers a source needs the source's keys.
+
+mod error;
+mod frame;
+mod identity;
+mod index;
+mod scan;
+mod sealed;
+mod segment;
+mod source;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use catalog::clock::Random;
+use catalog::keys::{EpochKey, KeyRing, SecretKey};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+pub use error::{AppendError, Error};
+pub use source::Source;
+
+use crate::disk::{Disk, DiskLock};
+use identity::Identity;
+use sealed::SealedFrame;
+use writer::{Command, Job, Shared, Writer};
+
+/// The largest payload of one frame, in bytes.
+pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Frames that may wait for the writer; the next one waits to be queued.
+const QUEUE_FRAMES_MAX: usize = 4096;
+/// Payload bytes that may wait. One frame of the largest size always fits.
+const QUEUE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
+/// How often a read starts again because the frames moved under it.
+const MOVES_MAX: usize = 8;
+
+/// Where the log lies and how large it may become.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its folder, of its own, made when absent.
+    pub folder: PathBuf,
+    /// A segment that has reached this size is followed by the next one.
+    pub segment_bytes_max: u64,
+    /// All segments together; beyond that nothing is taken until something is released.
+    pub bytes_max: u64,
+}
+
+/// What was found when the log was opened.
+#[derive(Debug, Clone)]
+pub struct Recovery {
+    /// Which log this is; made with the folder.
+    pub id: Uuid,
+    /// How often it was opened, this time included.
+    pub generation: u64,
+    /// Sources with frames that are not known to be in their tables.
+    pub sources: Vec<Unreleased>,
+    /// Bytes of unacknowledged frames that a loss of power left incomplete, and that were dropped.
+    pub torn_bytes: u64,
+    /// The last position that is taken, 0 if none is.
+    pub last_position: u64,
+}
+
+/// A source's frames that are not known to be in its table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreleased {
+    /// Whose.
+    pub source: Source,
+    /// How many.
+    pub frames: u64,
+    /// Their bytes in the log.
+    pub bytes: u64,
+}
+
+/// Where an acknowledged frame stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Its position in the log.
+    pub position: u64,
+    /// The digest of the chain at that position.
+    pub digest: [u8; 32],
+}
+
+/// A frame read back.
+pub struct Frame {
+    /// The position it was acknowledged with.
+    pub position: u64,
+    /// The digest of the chain at that position.
+    pub digest: [u8; 32],
+    /// What was appended; wiped when dropped.
+    pub payload: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame")
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The log of this process.
+#[derive(Debug)]
+pub struct Wal {
+    shared: Arc<Shared>,
+    queue: mpsc::Sender<Command>,
+    room: Arc<Semaphore>,
+    generation: u64,
+}
+
+impl Wal {
+    /// Opens the log, or makes one where there is none. Blocks: it reads every segment and makes a fresh one.
+    pub fn open(
+        settings: Settings,
+        disk: Arc<dyn Disk>,
+        random: Arc<dyn Random>,
+    ) -> Result<(Arc<Self>, Recovery), Error> {
+        let lock = lock(&settings, &*disk)?;
+        let folder = &settings.folder;
+        segment::remove_staged(&*disk, folder).map_err(Error::io("it cannot be cleared"))?;
+        let identity = match Identity::read(&*disk, folder)? {
+            Some(identity) => identity,
+            None if scan::segments(&*disk, folder)?.is_empty() => Identity::make(&*random),
+            None => {
+                return Err(Error::Foreign {
+                    what: "segments without an identity",
+                });
+            }
+        };
+        let identity = identity.next(&*disk, folder)?;
+        let loaded = scan::load(&*disk, folder, identity.id)?;
+        let shared = Shared::new(disk, folder.clone(), identity.id, loaded.index);
+        let mut writer = Writer {
+            shared: Arc::new(shared),
+            settings,
+            random,
+            chain: loaded.chain,
+            last: loaded.last,
+            behind: loaded.behind,
+            current: None,
+            ailing: false,
+            _lock: lock,
+        };
+        writer
+            .start(&loaded.tail)
+            .map_err(Error::io("no segment can be made"))?;
+        writer
+            .shared
+            .last
+            .store(writer.chain.position, Ordering::Release);
+        writer.forget(&loaded.leftovers);
+        let wal = Self::serve(writer, identity.generation)?;
+        let recovery = wal.recovery(loaded.torn_bytes);
+        Ok((Arc::new(wal), recovery))
+    }
+
+    fn serve(writer: Writer, generation: u64) -> Result<Self, Error> {
+        let shared = Arc::clone(&writer.shared);
+        let (queue, waiting) = mpsc::channel(QUEUE_FRAMES_MAX);
+        std::thread::Builder::new()
+            .name("wal".to_owned())
+            .spawn(move || writer.run(waiting))
+            .map_err(Error::io("its thread cannot be started"))?;
+        Ok(Self {
+            shared,
+            queue,
+            room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
+            generation,
+        })
+    }
+
+    fn recovery(&self, torn_bytes: u64) -> Recovery {
+        let pending = self.shared.index().pending();
+        let sources = pending
+            .into_iter()
+            .map(|(source, frames, bytes)| Unreleased {
+                source,
+                frames,
+                bytes,
+            });
+        Recovery {
+            id: self.id(),
+            generation: self.generation,
+            sources: sources.collect(),
+            torn_bytes,
+            last_position: self.last_position(),
+        }
+    }
+
+    /// Which log this is.
+    pub fn id(&self) -> Uuid {
+        self.shared.id
+    }
+
+    /// How often the log was opened, this time included.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The last position that is acknowledged or was recovered, 0 if none is.
+    pub fn last_position(&self) -> u64 {
+        self.shared.last.load(Ordering::Acquire)
+    }
+
+    /// The size of all segments, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.shared.index().bytes()
+    }
+
+    /// The source's unreleased frames in the order in which they were appended.
+    pub async fn recover(&self, source: &Source, keys: &KeyRing) -> Result<Vec<Frame>, Error> {
+        let (shared, of) = (Arc::clone(&self.shared), source.clone());
+        let frames = blocking(move || read_frames(&shared, &of)).await??;
+        let mut opened: HashMap<Vec<u8>, SecretKey> = HashMap::new();
+        for frame in &frames {
+            let key = &frame.key;
+            if !opened.contains_key(&key.sealed) {
+                let epoch = keys
+                    .open(&source.tenant, &source.silo, source.purpose, &key.epoch)
+                    .await
+                    .map_err(Error::KeyUnavailable)?;
+                let data_key = epoch
+                    .unwrap_dek(&key.sealed)
+                    .map_err(Error::KeyUnavailable)?;
+                opened.insert(key.sealed.clone(), data_key);
+            }
+        }
+        let log = self.shared.id;
+        blocking(move || open_frames(log, &opened, frames)).await?
+    }
+
+    /// Appends a frame. It is durable when this returns `Ok`; once it is queued it goes on when the future is dropped.
+    ///
+    /// Frames of one source keep the order in which they were queued.
+    pub async fn append(
+        &self,
+        source: &Source,
+        key: &Arc<EpochKey>,
+        payload: Vec<u8>,
+    ) -> Result<Appended, AppendError> {
+        let payload = Zeroizing::new(payload);
+        let since = Instant::now();
+        let bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX).max(1);
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(AppendError::TooLarge);
+        }
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes).await;
+        let (reply, answer) = oneshot::channel();
+        let job = Job {
+            source: source.clone(),
+            key: Arc::clone(key),
+            payload,
+            reply,
+            since,
+            _room: room.map_err(|_| AppendError::Stopped)?,
+        };
+        let queued = self.queue.send(Command::Append(job)).await;
+        queued.map_err(|_| AppendError::Stopped)?;
+        answer.await.unwrap_or(Err(AppendError::Stopped))
+    }
+
+    /// Says that the source's frames up to this position are in the table. Segments nobody needs any more go.
+    pub fn release(&self, source: &Source, up_to: u64) {
+        self.shared.index().release(source, up_to);
+        // A full queue keeps the writer busy, and it looks for itself after each group.
+        let _ = self.queue.try_send(Command::Tidy);
+    }
+
+    /// Copies the source's unreleased frames out of the older segments, so that it does not pin them. They keep their
+    /// positions. The log does so by itself when it is half full; needs no keys.
+    pub async fn carry_forward(&self, source: &Source) -> Result<(), AppendError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::CarryForward(source.clone(), reply);
+        let queued = self.queue.send(command).await;
+        queued.map_err(|_| AppendError::Stopped)?;
+        answer.await.unwrap_or(Err(AppendError::Stopped))
+    }
+
+    /// Answers what has queued up and closes the log; the folder is free when this returns.
+    pub async fn close(&self) {
+        let (reply, closed) = oneshot::channel();
+        if self.queue.send(Command::Close(reply)).await.is_ok() {
+            // An error means that the writer is gone already.
+            let _ = closed.await;
+        }
+    }
+}
+
+fn lock(settings: &Settings, disk: &dyn Disk) -> Result<DiskLock, Error> {
+    disk.create_directories(&settings.folder)
+        .map_err(Error::io("it cannot be made"))?;
+    disk.lock(&settings.folder.join("lock"))
+        .map_err(Error::io("it cannot be locked"))?
+        .ok_or(Error::Locked)
+}
+
+fn read_frames(shared: &Shared, source: &Source) -> Result<Vec<SealedFrame>, Error> {
+    let mut moves = 0;
+    loop {
+        let locations = shared.index().of(source);
+        match shared.read(&locations) {
+            // Carried forward in the meantime, and their segment removed.
+            Err(Error::Io { source, .. })
+                if source.kind() == ErrorKind::NotFound && moves < MOVES_MAX =>
+            {
+                moves += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+fn open_frames(
+    log: Uuid,
+    keys: &HashMap<Vec<u8>, SecretKey>,
+    frames: Vec<SealedFrame>,
+) -> Result<Vec<Frame>, Error> {
+    let open = |frame: SealedFrame| {
+        let key = keys.get(&frame.key.sealed)?;
+        let payload = sealed::open(log, key, &frame.key, frame.origin, &frame.ciphertext).ok()?;
+        Some(Frame {
+            position: frame.origin,
+            digest: frame.origin_digest,
+            payload,
+        })
+    };
+    frames
+        .into_iter()
+        .map(|frame| {
+            let (segment, position) = (frame.key.home, frame.origin);
+            open(frame).ok_or(Error::Corrupt { segment, position })
+        })
+        .collect()
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Error::Stopped)
+}

@@ -1,0 +1,550 @@
+//! The one thread that writes: it takes what has queued up, makes one write and one sync of it, and answers all.
+//!
+//! An idle log syncs at once, a busy one shares a sync among all that came during the last. After any error the segment
+//! is never written again: the group goes into a fresh one at the same positions, and only if that fails too is it
+//! answered with an error, and the positions are given to the next group, in another segment again.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use catalog::clock::{self, Random};
+use catalog::keys::EpochKey;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::error::{AppendError, Error};
+use super::frame::{Content, FRAME_OVERHEAD_MAX, Header, Link, parse};
+use super::index::{Holding, Index, Location};
+use super::sealed::{Chain, SealedFrame, SealedKey, seal};
+use super::segment::{self, Current, Places};
+use super::source::Source;
+use super::{Appended, Settings};
+use crate::disk::{Disk, DiskLock};
+
+/// Frames and payload bytes that share one sync at most.
+const GROUP_FRAMES_MAX: usize = 4096;
+const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long a fresh segment is waited with after the last could not be made: bounds the attempts on a broken disk.
+const RETRY_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 20 });
+/// A fully released segment is left behind when it is this part of the largest.
+const IDLE_PART: u64 = 64;
+/// Below this size it is not worth the syncs.
+const IDLE_BYTES_MIN: u64 = 4096;
+
+/// What the writer and the callers share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) folder: PathBuf,
+    pub(super) id: Uuid,
+    pub(super) last: AtomicU64,
+    index: Mutex<Index>,
+}
+
+impl Shared {
+    pub(super) fn new(disk: Arc<dyn Disk>, folder: PathBuf, id: Uuid, index: Index) -> Self {
+        Self {
+            disk,
+            folder,
+            id,
+            last: AtomicU64::new(0),
+            index: Mutex::new(index),
+        }
+    }
+
+    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The frames at these locations, by origin.
+    pub(super) fn read(&self, locations: &[(u64, Location)]) -> Result<Vec<SealedFrame>, Error> {
+        let mut by_segment: BTreeMap<u64, Vec<&(u64, Location)>> = BTreeMap::new();
+        for located in locations {
+            by_segment
+                .entry(located.1.segment)
+                .or_default()
+                .push(located);
+        }
+        let mut frames = Vec::with_capacity(locations.len());
+        for (segment, located) in by_segment {
+            let salt = self.index().segments.get(&segment).map(|held| held.salt);
+            let salt = salt.ok_or(io::Error::from(ErrorKind::NotFound));
+            let opened = salt.and_then(|salt| {
+                let file = self.disk.open(&segment::path(&self.folder, segment))?;
+                Ok((salt, file))
+            });
+            let (salt, file) = opened.map_err(Error::io("a segment cannot be opened"))?;
+            for (origin, location) in located {
+                let mut bytes = vec![0; location.length];
+                file.read_exact_at(&mut bytes, location.offset)
+                    .map_err(Error::io("a segment cannot be read"))?;
+                match parse(&salt, location.offset, &bytes).map(|parsed| parsed.content) {
+                    Some(Content::Data(data)) => frames.push(data.sealed(&location.key)),
+                    _ => {
+                        return Err(Error::Corrupt {
+                            segment,
+                            position: *origin,
+                        });
+                    }
+                }
+            }
+        }
+        frames.sort_unstable_by_key(|frame| frame.origin);
+        Ok(frames)
+    }
+}
+
+/// A frame that waits.
+pub(super) struct Job {
+    pub(super) source: Source,
+    pub(super) key: Arc<EpochKey>,
+    pub(super) payload: Zeroizing<Vec<u8>>,
+    pub(super) reply: oneshot::Sender<Result<Appended, AppendError>>,
+    pub(super) since: Instant,
+    pub(super) _room: OwnedSemaphorePermit,
+}
+
+/// What the writer can be asked for.
+pub(super) enum Command {
+    Append(Job),
+    /// Something was released: see what can go.
+    Tidy,
+    CarryForward(Source, oneshot::Sender<Result<(), AppendError>>),
+    Close(oneshot::Sender<()>),
+}
+
+/// The writer's own state.
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) settings: Settings,
+    pub(super) random: Arc<dyn Random>,
+    /// The last durable frame.
+    pub(super) chain: Chain,
+    /// The newest segment that has its name, how much of it is durable, and the one before.
+    pub(super) last: Link,
+    pub(super) behind: Link,
+    /// `None` after a failure, until a fresh segment was made.
+    pub(super) current: Option<Current>,
+    /// Whether the last attempt to make a segment failed.
+    pub(super) ailing: bool,
+    pub(super) _lock: DiskLock,
+}
+
+impl Writer {
+    /// Serves until it is told to close or nobody is left.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let mut held = None;
+        let reply = loop {
+            let next = held.take().or_else(|| queue.try_recv().ok());
+            let next = next.or_else(|| {
+                self.confirm();
+                queue.blocking_recv()
+            });
+            match next {
+                Some(Command::Append(job)) => {
+                    let (jobs, other) = gather(job, &mut queue);
+                    held = other;
+                    self.commit(jobs);
+                    self.tidy();
+                }
+                Some(Command::Tidy) => self.tidy(),
+                Some(Command::CarryForward(source, reply)) => {
+                    let carried = self.carry(Some(&source));
+                    self.tidy();
+                    let _ = reply.send(carried.map_err(|error| refusal(&error)));
+                }
+                Some(Command::Close(reply)) => break Some(reply),
+                None => break None,
+            }
+        };
+        queue.close();
+        if self.current.as_ref().is_some_and(|file| !file.confirmed) {
+            self.mark_low();
+        }
+        drop(self);
+        if let Some(reply) = reply {
+            let _ = reply.send(());
+        }
+    }
+
+    /// Commits one group and answers every job of it.
+    fn commit(&mut self, jobs: Vec<Job>) {
+        let (jobs, frames) = self.seal(jobs);
+        if jobs.is_empty() {
+            return;
+        }
+        metrics::histogram!("trailhouse_wal_group_frames").record(jobs.len() as f64);
+        let outcome = self.write(&frames).map_err(|error| refusal(&error));
+        for (job, frame) in jobs.into_iter().zip(&frames) {
+            let appended = outcome.map(|()| Appended {
+                position: frame.position,
+                digest: frame.digest,
+            });
+            metrics::histogram!("trailhouse_wal_append_seconds").record(job.since.elapsed());
+            let _ = job.reply.send(appended);
+        }
+    }
+
+    /// Seals what there is room for, and answers the rest.
+    fn seal(&mut self, jobs: Vec<Job>) -> (Vec<Job>, Vec<SealedFrame>) {
+        let fitting = self.admit(jobs);
+        if fitting.is_empty() {
+            return Default::default();
+        }
+        if let Err(error) = self.roll() {
+            let refusal = refusal(&error);
+            for job in fitting {
+                let _ = job.reply.send(Err(refusal));
+            }
+            return Default::default();
+        }
+        let (mut kept, mut frames) = (Vec::new(), Vec::new());
+        let mut chain = self.chain;
+        for job in fitting {
+            match self.seal_one(&job, &mut chain) {
+                Some(frame) => {
+                    frames.push(frame);
+                    kept.push(job);
+                }
+                None => {
+                    let _ = job.reply.send(Err(AppendError::Failed));
+                }
+            }
+        }
+        (kept, frames)
+    }
+
+    /// The jobs that there is room for; the others are answered.
+    fn admit(&self, jobs: Vec<Job>) -> Vec<Job> {
+        let used = self.shared.index().bytes();
+        let mut room = self.settings.bytes_max.saturating_sub(used);
+        let mut fitting = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let needed = job.payload.len() as u64 + FRAME_OVERHEAD_MAX;
+            if needed <= room {
+                room -= needed;
+                fitting.push(job);
+            } else {
+                let _ = job.reply.send(Err(AppendError::Full));
+            }
+        }
+        fitting
+    }
+
+    fn seal_one(&mut self, job: &Job, chain: &mut Chain) -> Option<SealedFrame> {
+        let current = self.current.as_mut()?;
+        let random = &*self.random;
+        let epoch = job.key.wrapped().epoch_id;
+        let (key, sealed) = current.key(&job.source, epoch, |home| {
+            SealedKey::make(&job.source, home, &job.key, random)
+        })?;
+        let position = chain.position + 1;
+        let ciphertext = seal(self.shared.id, &key, &sealed, position, &job.payload).ok()?;
+        chain.push(&job.source, position, &ciphertext);
+        Some(SealedFrame {
+            position,
+            digest: chain.digest,
+            origin: position,
+            origin_digest: chain.digest,
+            key: sealed,
+            ciphertext,
+        })
+    }
+
+    /// Makes frames durable: in the current segment, or if that fails in a fresh one.
+    fn write(&mut self, frames: &[SealedFrame]) -> io::Result<()> {
+        match self.append(frames) {
+            Ok(places) => {
+                self.settle(frames, &places);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a segment of the log failed and is left behind"
+                );
+                self.current = None;
+                self.start(frames)
+            }
+        }
+    }
+
+    fn append(&mut self, frames: &[SealedFrame]) -> io::Result<Places> {
+        let current = self.current.as_mut().ok_or(ErrorKind::NotConnected)?;
+        let (places, length) = current.write(frames)?;
+        let since = Instant::now();
+        let synced = current.sync(length);
+        metrics::histogram!("trailhouse_wal_sync_seconds").record(since.elapsed());
+        synced?;
+        current.confirmed = false;
+        self.last.length = length;
+        Ok(places)
+    }
+
+    /// Starts a fresh segment when there is none or the current one is large enough.
+    fn roll(&mut self) -> io::Result<()> {
+        match &self.current {
+            Some(current) if current.length < self.settings.segment_bytes_max => Ok(()),
+            _ => self.start(&[]),
+        }
+    }
+
+    /// Makes the next segment, which begins with `frames`; they are durable when this returns.
+    pub(super) fn start(&mut self, frames: &[SealedFrame]) -> io::Result<()> {
+        self.current = None;
+        if self.ailing {
+            std::thread::sleep(RETRY_PAUSE);
+        }
+        self.ailing = true;
+        let first = self.chain.position + 1;
+        // A segment without a durable frame is replaced by the one that begins where it did.
+        let behind = if self.last.first == first {
+            self.behind
+        } else {
+            self.last
+        };
+        let header = Header {
+            repaired: false,
+            log: self.shared.id,
+            salt: clock::array(&*self.random),
+            first,
+            digest: self.chain.digest,
+            low: self.shared.index().low(first),
+            previous: behind,
+            born: 0,
+        };
+        let salt = header.salt;
+        let (current, places) =
+            Current::create(&*self.shared.disk, &self.shared.folder, header, frames)?;
+        self.ailing = false;
+        self.behind = behind;
+        self.last = Link {
+            first,
+            length: current.length,
+        };
+        let holding = Holding::new(salt, current.length);
+        self.shared.index().segments.insert(first, holding);
+        self.current = Some(current);
+        self.settle(frames, &places);
+        Ok(())
+    }
+
+    /// Takes note of frames that are durable.
+    fn settle(&mut self, frames: &[SealedFrame], places: &Places) {
+        let mut index = self.shared.index();
+        let Link { first, length } = self.last;
+        if let Some(holding) = index.segments.get_mut(&first) {
+            holding.bytes = length;
+        }
+        for (frame, (offset, length)) in frames.iter().zip(places) {
+            let location = Location {
+                segment: first,
+                offset: *offset,
+                length: *length,
+                key: Arc::clone(&frame.key),
+            };
+            index.insert(frame.origin, location);
+        }
+        drop(index);
+        if let Some(frame) = frames.last() {
+            self.chain = Chain {
+                position: frame.position,
+                digest: frame.digest,
+            };
+            self.shared.last.store(frame.position, Ordering::Release);
+        }
+    }
+
+    /// Writes, without a sync, that all is durable: after the end of the process damage can be told from a torn write.
+    fn confirm(&mut self) {
+        let next = self.chain.position + 1;
+        if let Some(current) = self.current.as_mut().filter(|file| !file.confirmed) {
+            let low = self.shared.index().low(current.first);
+            if current.write_confirm(next, low).is_err() {
+                // The next write goes over it, and will meet the same disk.
+                tracing::warn!("the end of the log could not be confirmed");
+            }
+        }
+    }
+
+    /// Removes what is released, and moves what stands in its way.
+    pub(super) fn tidy(&mut self) {
+        self.leave_idle_segment();
+        self.remove_released();
+        while self.should_carry() {
+            if let Err(error) = self.carry(None) {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "frames of the log could not be carried forward"
+                );
+                break;
+            }
+            self.remove_released();
+        }
+        metrics::gauge!("trailhouse_wal_bytes").set(self.shared.index().bytes() as f64);
+    }
+
+    /// Starts afresh when the current segment is large and nothing in the log is needed any more.
+    fn leave_idle_segment(&mut self) {
+        let bytes = (self.settings.segment_bytes_max / IDLE_PART).max(IDLE_BYTES_MIN);
+        let idle = self.current.as_ref().is_some_and(|current| {
+            current.length > bytes && self.shared.index().low(u64::MAX) == u64::MAX
+        });
+        if idle && self.start(&[]).is_err() {
+            tracing::warn!("no fresh segment of the log could be made");
+        }
+    }
+
+    fn remove_released(&mut self) {
+        if self.released_segments().is_empty() || !self.mark_low() {
+            return;
+        }
+        let released = self.released_segments();
+        self.forget(&released);
+    }
+
+    /// Removes segments that are below the durable mark.
+    pub(super) fn forget(&self, segments: &[u64]) {
+        if segments.is_empty() {
+            return;
+        }
+        for first in segments {
+            match self
+                .shared
+                .disk
+                .remove(&segment::path(&self.shared.folder, *first))
+            {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    tracing::warn!("a released segment of the log could not be removed");
+                    return;
+                }
+                _ => {}
+            }
+            self.shared.index().segments.remove(first);
+        }
+        if self
+            .shared
+            .disk
+            .sync_directory(&self.shared.folder)
+            .is_err()
+        {
+            // Should they reappear, the next start removes them.
+            tracing::warn!("the removal of released segments is not durable yet");
+        }
+    }
+
+    fn released_segments(&self) -> Vec<u64> {
+        let Some(current) = &self.current else {
+            return Vec::new();
+        };
+        let index = self.shared.index();
+        let low = index.low(current.first);
+        index
+            .segments
+            .range(..low)
+            .map(|(first, _)| *first)
+            .collect()
+    }
+
+    /// Makes durable which segments still count. Without that a missing one could not be told from a released one.
+    fn mark_low(&mut self) -> bool {
+        let next = self.chain.position + 1;
+        let Some(current) = self.current.as_mut() else {
+            return false;
+        };
+        let low = self.shared.index().low(current.first);
+        let length = current.write_confirm(next, low);
+        let marked = length.and_then(|length| current.sync(length));
+        match marked {
+            Ok(()) => {
+                self.last.length = current.length;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a segment of the log failed and is left behind"
+                );
+                self.current = None;
+                false
+            }
+        }
+    }
+
+    /// Whether the oldest segment is in the way of the others, and mostly released.
+    fn should_carry(&self) -> bool {
+        let Some(current) = &self.current else {
+            return false;
+        };
+        let index = self.shared.index();
+        let oldest = index.segments.first_key_value();
+        index.bytes() > self.settings.bytes_max / 2
+            && oldest.is_some_and(|(first, holding)| {
+                *first < current.first
+                    && holding.frames > 0
+                    && holding.frame_bytes <= holding.bytes / 2
+            })
+    }
+
+    /// Copies unreleased frames into the current segment: those of one source in all older ones, or all in the oldest.
+    fn carry(&mut self, of: Option<&Source>) -> io::Result<()> {
+        self.roll()?;
+        let current = self.current.as_ref().map_or(0, |current| current.first);
+        let locations = self.shared.index().before(current, of);
+        let mut rest = locations.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fitting = rest.iter().take_while(|(_, location)| {
+                bytes += location.length;
+                bytes <= GROUP_BYTES_MAX
+            });
+            let count = fitting.count().max(1);
+            let (group, later) = rest.split_at(count);
+            let frames = self.shared.read(group).map_err(io::Error::other)?;
+            self.roll()?;
+            let mut chain = self.chain;
+            let frames: Vec<_> = frames
+                .into_iter()
+                .map(|frame| frame.carried(&mut chain))
+                .collect();
+            self.write(&frames)?;
+            rest = later;
+        }
+        Ok(())
+    }
+}
+
+/// What else has queued up, within the bounds of a group, and the command that ended it.
+fn gather(first: Job, queue: &mut mpsc::Receiver<Command>) -> (Vec<Job>, Option<Command>) {
+    let mut bytes = first.payload.len();
+    let mut jobs = vec![first];
+    while jobs.len() < GROUP_FRAMES_MAX && bytes < GROUP_BYTES_MAX {
+        match queue.try_recv() {
+            Ok(Command::Append(job)) => {
+                bytes += job.payload.len();
+                jobs.push(job);
+            }
+            Ok(other) => return (jobs, Some(other)),
+            Err(_) => break,
+        }
+    }
+    (jobs, None)
+}
+
+fn refusal(error: &io::Error) -> AppendError {
+    tracing::warn!(
+        error = error as &dyn std::error::Error,
+        "frames were not acknowledged"
+    );
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            AppendError::Full
+        }
+        _ => AppendError::Failed,
+    }
+}
