@@ -3,6 +3,10 @@
 //! Two implementations keep one contract, and one suite runs on both: the operating system's, and in tests a machine
 //! that loses power (`simulated`). Whoever writes through this seam says with each call what must survive.
 
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod system;
 
 use std::fmt;

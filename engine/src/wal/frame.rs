@@ -9,7 +9,7 @@
 //!        2 key      number u32, home u64, tenant, silo, table, purpose, sealed key, KMS key id, epoch id 16, wrapped epoch
 //!        3 carried  position u64, key number u32, digest 32, origin u64, digest at the origin 32, ciphertext
 //!        4 confirm  next position u64, low u64
-//!        5 lost     last position u64, its digest 32: every position up to there is lost (a repaired segment only)
+//!        5 lost     last position u64: every position up to there is lost (a repaired segment only)
 //! ```
 //!
 //! Texts and keys inside a key frame are prefixed by their length (u32). The nth key frame of a segment has number n,
@@ -33,6 +33,9 @@ const PREFIX_LEN: usize = 12;
 /// More than the frame, and its key frame, take beside the payload.
 pub(super) const FRAME_OVERHEAD_MAX: u64 = 2048;
 
+/// No data frame is shorter: prefix, kind, durable, position, key number, digest, authentication tag.
+pub(super) const MIN_DATA_LEN: u64 = 12 + 1 + 8 + 8 + 4 + 32 + 16;
+
 const DATA: u8 = 1;
 const KEY: u8 = 2;
 const CARRIED: u8 = 3;
@@ -52,7 +55,7 @@ pub(super) enum Content<'a> {
     Data(Data<'a>),
     Key { number: u32, key: SealedKey },
     Confirm { next: u64, low: u64 },
-    Lost { last: u64, digest: Digest },
+    Lost { last: u64 },
 }
 
 /// A data frame or a carried one.
@@ -135,6 +138,10 @@ impl<'a> Encoder<'a> {
         });
     }
 
+    pub(super) fn lost(&mut self, last: u64) {
+        self.push(LOST, |body| body.extend_from_slice(&last.to_le_bytes()));
+    }
+
     fn push(&mut self, kind: u8, content: impl FnOnce(&mut Vec<u8>)) {
         let offset = self.offset();
         let start = self.bytes.len();
@@ -180,7 +187,6 @@ pub(super) fn parse<'a>(salt: &[u8; 16], offset: u64, bytes: &'a [u8]) -> Option
         },
         LOST => Content::Lost {
             last: fields.u64()?,
-            digest: fields.array()?,
         },
         _ => return None,
     };
@@ -277,6 +283,14 @@ impl Link {
     };
 }
 
+/// Why a head cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeadFault {
+    Damaged,
+    /// Whole, and of another version of the format.
+    OtherVersion,
+}
+
 /// Bytes in a segment's head.
 pub(super) const HEADER_LEN: usize = 124;
 
@@ -306,16 +320,26 @@ impl Header {
         bytes
     }
 
-    /// The head at the beginning of a file; `None` if it is damaged or of another version.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+    /// The head at the beginning of a file.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, HeadFault> {
+        let (version, head) = Self::fields(bytes).ok_or(HeadFault::Damaged)?;
+        if version == Self::VERSION {
+            Ok(head)
+        } else {
+            Err(HeadFault::OtherVersion)
+        }
+    }
+
+    fn fields(bytes: &[u8]) -> Option<(u32, Self)> {
         let (head, _) = bytes.split_at_checked(HEADER_LEN)?;
         let (checked, expected) = head.split_last_chunk::<4>()?;
         let mut fields = Fields(checked);
-        let known = fields.array()? == Self::MAGIC && fields.u32()? == Self::VERSION;
+        let known = fields.array()? == Self::MAGIC;
         if !known || crc32c::crc32c(checked) != u32::from_le_bytes(*expected) {
             return None;
         }
-        Some(Self {
+        let version = fields.u32()?;
+        let head = Self {
             repaired: fields.u32()? & 1 == 1,
             log: Uuid::from_bytes(fields.array()?),
             salt: fields.array()?,
@@ -327,6 +351,7 @@ impl Header {
                 length: fields.u64()?,
             },
             born: fields.u64()?,
-        })
+        };
+        Some((version, head))
     }
 }

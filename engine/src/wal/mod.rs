@@ -16,13 +16,21 @@
 //! - Damage of what was acknowledged closes the log until the operator acts; nothing is skipped in silence.
 //! - The log knows the keys of its frames only sealed; whoever recovers a source needs the source's keys.
 
+mod clear;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod damage;
 mod error;
 mod frame;
 mod identity;
 mod index;
+mod recovery;
+mod repair;
 mod scan;
 mod sealed;
 mod segment;
+mod shared;
 mod source;
 #[cfg(test)]
 mod testing;
@@ -45,12 +53,13 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub use error::{AppendError, Error};
+pub use repair::SetAside;
 pub use source::Source;
 
-use crate::disk::{Disk, DiskLock};
-use identity::Identity;
+use crate::disk::Disk;
 use sealed::SealedFrame;
-use writer::{Command, Job, Shared, Writer};
+use shared::Shared;
+use writer::{Command, Job, Writer};
 
 /// The largest payload of one frame, in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -141,43 +150,21 @@ impl Wal {
         disk: Arc<dyn Disk>,
         random: Arc<dyn Random>,
     ) -> Result<(Arc<Self>, Recovery), Error> {
-        let lock = lock(&settings, &*disk)?;
-        let folder = &settings.folder;
-        segment::remove_staged(&*disk, folder).map_err(Error::io("it cannot be cleared"))?;
-        let identity = match Identity::read(&*disk, folder)? {
-            Some(identity) => identity,
-            None if scan::segments(&*disk, folder)?.is_empty() => Identity::make(&*random),
-            None => {
-                return Err(Error::Foreign {
-                    what: "segments without an identity",
-                });
-            }
-        };
-        let identity = identity.next(&*disk, folder)?;
-        let loaded = scan::load(&*disk, folder, identity.id)?;
-        let shared = Shared::new(disk, folder.clone(), identity.id, loaded.index);
-        let mut writer = Writer {
-            shared: Arc::new(shared),
-            settings,
-            random,
-            chain: loaded.chain,
-            last: loaded.last,
-            behind: loaded.behind,
-            current: None,
-            ailing: false,
-            _lock: lock,
-        };
-        writer
-            .start(&loaded.tail)
-            .map_err(Error::io("no segment can be made"))?;
-        writer
-            .shared
-            .last
-            .store(writer.chain.position, Ordering::Release);
-        writer.forget(&loaded.leftovers);
-        let wal = Self::serve(writer, identity.generation)?;
-        let recovery = wal.recovery(loaded.torn_bytes);
+        let opened = recovery::open(settings, disk, random)?;
+        let wal = Self::serve(opened.writer, opened.generation)?;
+        let recovery = wal.recovery(opened.torn_bytes);
         Ok((Arc::new(wal), recovery))
+    }
+
+    /// Sets aside the segments that keep the log from being opened ([`Error::Corrupt`], [`Error::Missing`]): they are
+    /// moved to `unreadable/`, what is whole of them stays in the log, and the rest is given up. Nothing else gives up an
+    /// acknowledged frame, so this is for the operator to decide.
+    pub fn set_aside(
+        settings: &Settings,
+        disk: &dyn Disk,
+        random: &dyn Random,
+    ) -> Result<Vec<SetAside>, Error> {
+        repair::set_aside(settings, disk, random)
     }
 
     fn serve(writer: Writer, generation: u64) -> Result<Self, Error> {
@@ -235,24 +222,7 @@ impl Wal {
 
     /// The source's unreleased frames in the order in which they were appended.
     pub async fn recover(&self, source: &Source, keys: &KeyRing) -> Result<Vec<Frame>, Error> {
-        let (shared, of) = (Arc::clone(&self.shared), source.clone());
-        let frames = blocking(move || read_frames(&shared, &of)).await??;
-        let mut opened: HashMap<Vec<u8>, SecretKey> = HashMap::new();
-        for frame in &frames {
-            let key = &frame.key;
-            if !opened.contains_key(&key.sealed) {
-                let epoch = keys
-                    .open(&source.tenant, &source.silo, source.purpose, &key.epoch)
-                    .await
-                    .map_err(Error::KeyUnavailable)?;
-                let data_key = epoch
-                    .unwrap_dek(&key.sealed)
-                    .map_err(Error::KeyUnavailable)?;
-                opened.insert(key.sealed.clone(), data_key);
-            }
-        }
-        let log = self.shared.id;
-        blocking(move || open_frames(log, &opened, frames)).await?
+        recover(&self.shared, source, keys).await
     }
 
     /// Appends a frame. It is durable when this returns `Ok`; once it is queued it goes on when the future is dropped.
@@ -312,12 +282,25 @@ impl Wal {
     }
 }
 
-fn lock(settings: &Settings, disk: &dyn Disk) -> Result<DiskLock, Error> {
-    disk.create_directories(&settings.folder)
-        .map_err(Error::io("it cannot be made"))?;
-    disk.lock(&settings.folder.join("lock"))
-        .map_err(Error::io("it cannot be locked"))?
-        .ok_or(Error::Locked)
+async fn recover(
+    shared: &Arc<Shared>,
+    source: &Source,
+    keys: &KeyRing,
+) -> Result<Vec<Frame>, Error> {
+    let (reader, of) = (Arc::clone(shared), source.clone());
+    let frames = blocking(move || read_frames(&reader, &of)).await??;
+    let mut opened: HashMap<Vec<u8>, SecretKey> = HashMap::new();
+    for SealedFrame { key, .. } in &frames {
+        if !opened.contains_key(&key.sealed) {
+            let epoch = keys.open(&source.tenant, &source.silo, source.purpose, &key.epoch);
+            let epoch = epoch.await.map_err(Error::KeyUnavailable)?;
+            let data_key = epoch.unwrap_dek(&key.sealed);
+            let data_key = data_key.map_err(Error::KeyUnavailable)?;
+            opened.insert(key.sealed.clone(), data_key);
+        }
+    }
+    let log = shared.id;
+    blocking(move || open_frames(log, &opened, frames)).await?
 }
 
 fn read_frames(shared: &Shared, source: &Source) -> Result<Vec<SealedFrame>, Error> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::error::Error;
-use super::frame::{self, Content, Data, HEADER_LEN, Header, Link};
+use super::frame::{self, Content, Data, HEADER_LEN, HeadFault, Header, Link};
 use super::index::{Holding, Index, Location};
 use super::sealed::{Chain, Digest, SealedFrame, SealedKey};
 use super::segment;
@@ -94,9 +94,9 @@ impl Walk {
                 }
                 self.low = self.low.max(*low);
             }
-            Content::Lost { last, digest } => {
+            Content::Lost { last } => {
                 self.next = last.checked_add(1)?;
-                self.digest = Some(*digest).filter(|digest| *digest != [0; 32]);
+                self.digest = None;
             }
         }
         self.durable = self.durable.max(parsed.durable);
@@ -243,7 +243,8 @@ impl Loaded {
     }
 }
 
-fn sealed(header: &Header, bytes: &[u8], found: &Found) -> Option<SealedFrame> {
+/// The frame that was found there.
+pub(super) fn sealed(header: &Header, bytes: &[u8], found: &Found) -> Option<SealedFrame> {
     let start = usize::try_from(found.offset).ok()?;
     let parsed = frame::parse(&header.salt, found.offset, bytes.get(start..)?)?;
     match parsed.content {
@@ -275,11 +276,19 @@ pub(super) fn read(
     let bytes = disk
         .read(&segment::path(folder, first))
         .map_err(Error::io("a segment cannot be read"))?;
-    let header = Header::parse(&bytes).filter(|header| header.first == first);
-    let header = header.ok_or(Error::Corrupt {
+    let damaged = Error::Corrupt {
         segment: first,
         position: first,
-    })?;
+    };
+    let header = match Header::parse(&bytes) {
+        Ok(header) if header.first == first => header,
+        Ok(_) | Err(HeadFault::Damaged) => return Err(damaged),
+        Err(HeadFault::OtherVersion) => {
+            return Err(Error::Foreign {
+                what: "a segment of another version",
+            });
+        }
+    };
     if header.log != id {
         return Err(Error::Foreign {
             what: "a segment is of another log",
@@ -312,7 +321,9 @@ fn walk_before(header: &Header, bytes: &[u8], successor: &Header) -> Result<Walk
         });
     };
     let walk = walk(header, bytes, until);
-    let digest_fits = walk.digest.is_none_or(|digest| digest == successor.digest);
+    // The one or the other is not known where frames were lost.
+    let digest_fits =
+        successor.repaired || walk.digest.is_none_or(|digest| digest == successor.digest);
     if walk.end != until || walk.next != successor.first || !digest_fits {
         return Err(Error::Corrupt {
             segment: header.first,

@@ -84,7 +84,7 @@ pub(super) struct Current {
 type DataKey = (Arc<SecretKey>, Arc<SealedKey>);
 
 /// Which number a key has in a segment, by its sealed form, which is unique.
-type Numbers = HashMap<Vec<u8>, u32>;
+pub(super) type Numbers = HashMap<Vec<u8>, u32>;
 
 impl Current {
     /// Makes the segment that begins with `frames`. `header.born` is filled in here.
@@ -157,7 +157,12 @@ impl Current {
     }
 }
 
-fn lay_out(encoder: &mut Encoder<'_>, numbers: &mut Numbers, frames: &[SealedFrame]) -> Places {
+/// Encodes frames, each key before the first that needs it.
+pub(super) fn lay_out(
+    encoder: &mut Encoder<'_>,
+    numbers: &mut Numbers,
+    frames: &[SealedFrame],
+) -> Places {
     let mut places = Vec::with_capacity(frames.len());
     for frame in frames {
         let number = match numbers.get(&frame.key.sealed) {

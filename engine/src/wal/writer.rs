@@ -4,100 +4,31 @@
 //! is never written again: the group goes into a fresh one at the same positions, and only if that fails too is it
 //! answered with an error, and the positions are given to the next group, in another segment again.
 
-use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use catalog::clock::{self, Random};
 use catalog::keys::EpochKey;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::error::{AppendError, Error};
-use super::frame::{Content, FRAME_OVERHEAD_MAX, Header, Link, parse};
-use super::index::{Holding, Index, Location};
+use super::error::AppendError;
+use super::frame::{FRAME_OVERHEAD_MAX, Header, Link};
+use super::index::{Holding, Location};
 use super::sealed::{Chain, SealedFrame, SealedKey, seal};
-use super::segment::{self, Current, Places};
+use super::segment::{Current, Places};
+use super::shared::Shared;
 use super::source::Source;
 use super::{Appended, Settings};
-use crate::disk::{Disk, DiskLock};
+use crate::disk::DiskLock;
 
 /// Frames and payload bytes that share one sync at most.
 const GROUP_FRAMES_MAX: usize = 4096;
-const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub(super) const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long a fresh segment is waited with after the last could not be made: bounds the attempts on a broken disk.
 const RETRY_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 20 });
-/// A fully released segment is left behind when it is this part of the largest.
-const IDLE_PART: u64 = 64;
-/// Below this size it is not worth the syncs.
-const IDLE_BYTES_MIN: u64 = 4096;
-
-/// What the writer and the callers share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) folder: PathBuf,
-    pub(super) id: Uuid,
-    pub(super) last: AtomicU64,
-    index: Mutex<Index>,
-}
-
-impl Shared {
-    pub(super) fn new(disk: Arc<dyn Disk>, folder: PathBuf, id: Uuid, index: Index) -> Self {
-        Self {
-            disk,
-            folder,
-            id,
-            last: AtomicU64::new(0),
-            index: Mutex::new(index),
-        }
-    }
-
-    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The frames at these locations, by origin.
-    pub(super) fn read(&self, locations: &[(u64, Location)]) -> Result<Vec<SealedFrame>, Error> {
-        let mut by_segment: BTreeMap<u64, Vec<&(u64, Location)>> = BTreeMap::new();
-        for located in locations {
-            by_segment
-                .entry(located.1.segment)
-                .or_default()
-                .push(located);
-        }
-        let mut frames = Vec::with_capacity(locations.len());
-        for (segment, located) in by_segment {
-            let salt = self.index().segments.get(&segment).map(|held| held.salt);
-            let salt = salt.ok_or(io::Error::from(ErrorKind::NotFound));
-            let opened = salt.and_then(|salt| {
-                let file = self.disk.open(&segment::path(&self.folder, segment))?;
-                Ok((salt, file))
-            });
-            let (salt, file) = opened.map_err(Error::io("a segment cannot be opened"))?;
-            for (origin, location) in located {
-                let mut bytes = vec![0; location.length];
-                file.read_exact_at(&mut bytes, location.offset)
-                    .map_err(Error::io("a segment cannot be read"))?;
-                match parse(&salt, location.offset, &bytes).map(|parsed| parsed.content) {
-                    Some(Content::Data(data)) => frames.push(data.sealed(&location.key)),
-                    _ => {
-                        return Err(Error::Corrupt {
-                            segment,
-                            position: *origin,
-                        });
-                    }
-                }
-            }
-        }
-        frames.sort_unstable_by_key(|frame| frame.origin);
-        Ok(frames)
-    }
-}
 
 /// A frame that waits.
 pub(super) struct Job {
@@ -173,7 +104,7 @@ impl Writer {
     }
 
     /// Commits one group and answers every job of it.
-    fn commit(&mut self, jobs: Vec<Job>) {
+    pub(super) fn commit(&mut self, jobs: Vec<Job>) {
         let (jobs, frames) = self.seal(jobs);
         if jobs.is_empty() {
             return;
@@ -257,7 +188,7 @@ impl Writer {
     }
 
     /// Makes frames durable: in the current segment, or if that fails in a fresh one.
-    fn write(&mut self, frames: &[SealedFrame]) -> io::Result<()> {
+    pub(super) fn write(&mut self, frames: &[SealedFrame]) -> io::Result<()> {
         match self.append(frames) {
             Ok(places) => {
                 self.settle(frames, &places);
@@ -287,7 +218,7 @@ impl Writer {
     }
 
     /// Starts a fresh segment when there is none or the current one is large enough.
-    fn roll(&mut self) -> io::Result<()> {
+    pub(super) fn roll(&mut self) -> io::Result<()> {
         match &self.current {
             Some(current) if current.length < self.settings.segment_bytes_max => Ok(()),
             _ => self.start(&[]),
@@ -361,7 +292,7 @@ impl Writer {
     }
 
     /// Writes, without a sync, that all is durable: after the end of the process damage can be told from a torn write.
-    fn confirm(&mut self) {
+    pub(super) fn confirm(&mut self) {
         let next = self.chain.position + 1;
         if let Some(current) = self.current.as_mut().filter(|file| !file.confirmed) {
             let low = self.shared.index().low(current.first);
@@ -370,152 +301,6 @@ impl Writer {
                 tracing::warn!("the end of the log could not be confirmed");
             }
         }
-    }
-
-    /// Removes what is released, and moves what stands in its way.
-    pub(super) fn tidy(&mut self) {
-        self.leave_idle_segment();
-        self.remove_released();
-        while self.should_carry() {
-            if let Err(error) = self.carry(None) {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "frames of the log could not be carried forward"
-                );
-                break;
-            }
-            self.remove_released();
-        }
-        metrics::gauge!("trailhouse_wal_bytes").set(self.shared.index().bytes() as f64);
-    }
-
-    /// Starts afresh when the current segment is large and nothing in the log is needed any more.
-    fn leave_idle_segment(&mut self) {
-        let bytes = (self.settings.segment_bytes_max / IDLE_PART).max(IDLE_BYTES_MIN);
-        let idle = self.current.as_ref().is_some_and(|current| {
-            current.length > bytes && self.shared.index().low(u64::MAX) == u64::MAX
-        });
-        if idle && self.start(&[]).is_err() {
-            tracing::warn!("no fresh segment of the log could be made");
-        }
-    }
-
-    fn remove_released(&mut self) {
-        if self.released_segments().is_empty() || !self.mark_low() {
-            return;
-        }
-        let released = self.released_segments();
-        self.forget(&released);
-    }
-
-    /// Removes segments that are below the durable mark.
-    pub(super) fn forget(&self, segments: &[u64]) {
-        if segments.is_empty() {
-            return;
-        }
-        for first in segments {
-            match self
-                .shared
-                .disk
-                .remove(&segment::path(&self.shared.folder, *first))
-            {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    tracing::warn!("a released segment of the log could not be removed");
-                    return;
-                }
-                _ => {}
-            }
-            self.shared.index().segments.remove(first);
-        }
-        if self
-            .shared
-            .disk
-            .sync_directory(&self.shared.folder)
-            .is_err()
-        {
-            // Should they reappear, the next start removes them.
-            tracing::warn!("the removal of released segments is not durable yet");
-        }
-    }
-
-    fn released_segments(&self) -> Vec<u64> {
-        let Some(current) = &self.current else {
-            return Vec::new();
-        };
-        let index = self.shared.index();
-        let low = index.low(current.first);
-        index
-            .segments
-            .range(..low)
-            .map(|(first, _)| *first)
-            .collect()
-    }
-
-    /// Makes durable which segments still count. Without that a missing one could not be told from a released one.
-    fn mark_low(&mut self) -> bool {
-        let next = self.chain.position + 1;
-        let Some(current) = self.current.as_mut() else {
-            return false;
-        };
-        let low = self.shared.index().low(current.first);
-        let length = current.write_confirm(next, low);
-        let marked = length.and_then(|length| current.sync(length));
-        match marked {
-            Ok(()) => {
-                self.last.length = current.length;
-                true
-            }
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a segment of the log failed and is left behind"
-                );
-                self.current = None;
-                false
-            }
-        }
-    }
-
-    /// Whether the oldest segment is in the way of the others, and mostly released.
-    fn should_carry(&self) -> bool {
-        let Some(current) = &self.current else {
-            return false;
-        };
-        let index = self.shared.index();
-        let oldest = index.segments.first_key_value();
-        index.bytes() > self.settings.bytes_max / 2
-            && oldest.is_some_and(|(first, holding)| {
-                *first < current.first
-                    && holding.frames > 0
-                    && holding.frame_bytes <= holding.bytes / 2
-            })
-    }
-
-    /// Copies unreleased frames into the current segment: those of one source in all older ones, or all in the oldest.
-    fn carry(&mut self, of: Option<&Source>) -> io::Result<()> {
-        self.roll()?;
-        let current = self.current.as_ref().map_or(0, |current| current.first);
-        let locations = self.shared.index().before(current, of);
-        let mut rest = locations.as_slice();
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fitting = rest.iter().take_while(|(_, location)| {
-                bytes += location.length;
-                bytes <= GROUP_BYTES_MAX
-            });
-            let count = fitting.count().max(1);
-            let (group, later) = rest.split_at(count);
-            let frames = self.shared.read(group).map_err(io::Error::other)?;
-            self.roll()?;
-            let mut chain = self.chain;
-            let frames: Vec<_> = frames
-                .into_iter()
-                .map(|frame| frame.carried(&mut chain))
-                .collect();
-            self.write(&frames)?;
-            rest = later;
-        }
-        Ok(())
     }
 }
 
