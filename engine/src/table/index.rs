@@ -106,25 +106,31 @@ impl DataFile {
     }
 }
 
-/// The active files, as a list of lists that states share. Lists at the end are joined when the last one has grown to
-/// the size of the one before it, so adding files costs a logarithm of the table and no more.
+/// The active files in the order of the entries that added them, as a list of lists that states share. Lists at the end
+/// are joined when the last one has grown to the size of the one before it, so adding files costs a logarithm of the
+/// table and no more.
 #[derive(Debug, Clone, Default)]
-struct Files(Vec<Arc<Vec<Arc<DataFile>>>>);
+struct Files {
+    lists: Vec<Arc<Vec<Arc<DataFile>>>>,
+    /// The rows of all of them, so that nobody has to count.
+    rows: u64,
+}
 
 impl Files {
-    fn iter(&self) -> impl Iterator<Item = &Arc<DataFile>> {
-        self.0.iter().flat_map(|list| list.iter())
+    fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<DataFile>> {
+        self.lists.iter().flat_map(|list| list.iter())
     }
 
     fn add(&mut self, files: Vec<Arc<DataFile>>) {
+        self.rows += rows_of(&files);
         let mut last = files;
-        while let Some(list) = self.0.pop_if(|list| list.len() <= last.len()) {
+        while let Some(list) = self.lists.pop_if(|list| list.len() <= last.len()) {
             let mut joined = Arc::unwrap_or_clone(list);
             joined.append(&mut last);
             last = joined;
         }
         if !last.is_empty() {
-            self.0.push(Arc::new(last));
+            self.lists.push(Arc::new(last));
         }
     }
 
@@ -132,13 +138,18 @@ impl Files {
         if paths.is_empty() {
             return;
         }
-        for list in &mut self.0 {
+        for list in &mut self.lists {
             if list.iter().any(|file| paths.contains(file.path.as_str())) {
                 Arc::make_mut(list).retain(|file| !paths.contains(file.path.as_str()));
             }
         }
-        self.0.retain(|list| !list.is_empty());
+        self.lists.retain(|list| !list.is_empty());
+        self.rows = self.lists.iter().map(|list| rows_of(list)).sum();
     }
+}
+
+fn rows_of(files: &[Arc<DataFile>]) -> u64 {
+    files.iter().map(|file| file.count).sum()
 }
 
 /// A table at one version.
@@ -151,6 +162,8 @@ pub struct TableState {
     metadata: Metadata,
     files: Files,
     txns: HashMap<String, i64>,
+    /// The leaves of all logs together, as the entries say; `None` when the rows of this table are no leaves.
+    leaves: Option<i128>,
     info: HashMap<String, Value>,
 }
 
@@ -167,25 +180,29 @@ impl TableState {
 
     /// How many rows the log says the table has.
     pub fn row_count(&self) -> u64 {
-        self.files.iter().map(|file| file.count).sum()
+        self.files.rows
     }
 
     /// How many files hold them.
     pub fn file_count(&self) -> usize {
-        self.files.0.iter().map(|list| list.len()).sum()
+        self.files.lists.iter().map(|list| list.len()).sum()
     }
 
     /// The same state with those of its files only that were added after `version`, for readers that have seen the
     /// others. `None`: all of them.
     pub(crate) fn added_after(&self, version: Option<u64>) -> Self {
+        let is_new = |file: &&Arc<DataFile>| version.is_none_or(|version| file.added > version);
+        // The newest stand last: the others are not even looked at.
+        let mut new: Vec<_> = self
+            .files
+            .iter()
+            .rev()
+            .take_while(is_new)
+            .cloned()
+            .collect();
+        new.reverse();
         let mut files = Files::default();
-        files.add(
-            self.files
-                .iter()
-                .filter(|file| version.is_none_or(|version| file.added > version))
-                .map(Arc::clone)
-                .collect(),
-        );
+        files.add(new);
         Self {
             files,
             ..self.clone()
@@ -225,6 +242,7 @@ impl TableState {
             metadata,
             files: Files::default(),
             txns: HashMap::new(),
+            leaves: None,
             info: HashMap::new(),
         };
         state.apply(0, actions)?;
@@ -234,7 +252,7 @@ impl TableState {
     fn apply(&mut self, version: u64, actions: &[Action]) -> Result<(), Error> {
         let mut added = Vec::new();
         let mut removed = HashSet::new();
-        let leaves_before = self.leaves();
+        let leaves_before = self.leaves.unwrap_or(0);
         for action in actions {
             match action {
                 Action::Add(add) => {
@@ -248,7 +266,7 @@ impl TableState {
                     removed.insert(remove.path.as_str());
                 }
                 Action::Txn(txn) => {
-                    self.txns.insert(txn.app_id.clone(), txn.version);
+                    self.move_txn(&txn.app_id, txn.version);
                 }
                 Action::Metadata(metadata) => {
                     self.schema = schema_of(metadata)?;
@@ -270,41 +288,32 @@ impl TableState {
                 }
             }
         }
-        let rows_added: u64 = added.iter().map(|file| file.count).sum();
+        let rows_added = rows_of(&added);
         self.files.remove(&removed);
         self.files.add(added);
         self.version = version;
         // An entry that rewrites files adds rows that have their leaves already.
-        if self.numbers_leaves()
-            && removed.is_empty()
-            && self.leaves() - leaves_before != i128::from(rows_added)
-        {
+        let is_uneven = |leaves: i128| leaves - leaves_before != i128::from(rows_added);
+        if removed.is_empty() && self.leaves.is_some_and(is_uneven) {
             return Err(UNEVEN);
         }
         Ok(())
     }
 
-    /// Whether the rows of this table are leaves of logs.
-    fn numbers_leaves(&self) -> bool {
-        self.txns.keys().any(|app_id| app_id.starts_with(TREE_SIZE))
-    }
-
-    /// The leaves of all logs together, as the entries say.
-    fn leaves(&self) -> i128 {
-        let sizes = self
-            .txns
-            .iter()
-            .filter(|(app_id, _)| app_id.starts_with(TREE_SIZE));
-        sizes.map(|(_, size)| i128::from(*size)).sum()
+    fn move_txn(&mut self, app_id: &str, version: i64) {
+        let before = self.txns.insert(app_id.to_owned(), version).unwrap_or(0);
+        if app_id.starts_with(TREE_SIZE) {
+            let grown = i128::from(version) - i128::from(before);
+            self.leaves = Some(self.leaves.unwrap_or(0) + grown);
+        }
     }
 
     /// Every leaf has its row, and every row is one leaf: an entry that was removed, emptied or repeated shows here.
     fn check_whole(&self) -> Result<(), Error> {
-        let whole = self.leaves() == i128::from(self.row_count());
-        if self.numbers_leaves() && !whole {
-            Err(UNEVEN)
-        } else {
-            Ok(())
+        let rows = i128::from(self.row_count());
+        match self.leaves {
+            Some(leaves) if leaves != rows => Err(UNEVEN),
+            _ => Ok(()),
         }
     }
 }
@@ -407,8 +416,9 @@ mod tests {
         for name in &names {
             files.add(vec![file(name)]);
         }
-        assert!(files.0.len() <= 7, "{}", files.0.len());
+        assert!(files.lists.len() <= 7, "{}", files.lists.len());
         assert_eq!(list(&files), names);
+        assert_eq!(files.rows, 100);
     }
 
     #[test]
@@ -419,5 +429,6 @@ mod tests {
         files.remove(&HashSet::from(["b", "absent"]));
         assert_eq!(list(&files), ["a", "c"]);
         assert_eq!(list(&before), ["a", "b", "c"]);
+        assert_eq!((files.rows, before.rows), (2, 3));
     }
 }
