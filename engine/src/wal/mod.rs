@@ -25,6 +25,7 @@ mod error;
 mod frame;
 mod identity;
 mod index;
+mod inspect;
 mod recovery;
 mod repair;
 mod scan;
@@ -53,6 +54,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub use error::{AppendError, Error};
+pub use inspect::Inspection;
 pub use repair::SetAside;
 pub use source::Source;
 
@@ -154,6 +156,11 @@ impl Wal {
         let wal = Self::serve(opened.writer, opened.generation)?;
         let recovery = wal.recovery(opened.torn_bytes);
         Ok((Arc::new(wal), recovery))
+    }
+
+    /// Looks at a log that nobody has open, without opening it.
+    pub fn inspect(settings: &Settings, disk: &dyn Disk) -> Result<Inspection, Error> {
+        inspect::inspect(settings, disk)
     }
 
     /// Sets aside the segments that keep the log from being opened ([`Error::Corrupt`], [`Error::Missing`]): they are

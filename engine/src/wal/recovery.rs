@@ -77,7 +77,7 @@ pub(super) fn lock(settings: &Settings, disk: &dyn Disk) -> Result<DiskLock, Err
 }
 
 /// The log's identity; `None` if there is no log yet.
-fn identity(settings: &Settings, disk: &dyn Disk) -> Result<Option<Identity>, Error> {
+pub(super) fn identity(settings: &Settings, disk: &dyn Disk) -> Result<Option<Identity>, Error> {
     let identity = Identity::read(disk, &settings.folder)?;
     if identity.is_none() && !scan::segments(disk, &settings.folder)?.is_empty() {
         return Err(Error::Foreign {

@@ -9,6 +9,7 @@ use catalog::ids::{IdError, TenantId};
 use catalog::node::NodeError;
 use catalog::{policy, tenant};
 use engine::ingest::dedupe;
+use engine::wal;
 
 use crate::auth::developer::{self, TokenRequest};
 use crate::config::Config;
@@ -59,6 +60,9 @@ pub enum Error {
     /// The index of idempotency keys.
     #[error("the index of idempotency keys was not built")]
     Index(#[source] dedupe::Error),
+    /// The log.
+    #[error("the log cannot be read")]
+    Wal(#[from] wal::Error),
     /// A bundle, with every reason against it.
     #[error("the bundle is refused:\n  {}", .0.join("\n  "))]
     Refused(Vec<String>),

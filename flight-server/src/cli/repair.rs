@@ -5,7 +5,9 @@ use std::time::Instant;
 use catalog::guard::TenantAdmin;
 use catalog::ids::TenantId;
 use catalog::tenant::{TenantRecord, TenantState};
+use engine::disk::SystemDisk;
 use engine::ingest::dedupe::{self, CACHE_BYTES, Dedup};
+use engine::wal::{self, Inspection, SetAside, Source, Wal};
 
 use crate::config::Config;
 
@@ -28,6 +30,13 @@ enum Verb {
         #[arg(long)]
         tenant: Option<String>,
     },
+    /// Show what this node's log holds, and what keeps it from being opened; the server must not run
+    #[command(after_help = "Example:\n  trailhouse repair wal")]
+    Wal {
+        /// Set damaged segments aside: what is whole of them stays, acknowledged records that are not are given up
+        #[arg(long)]
+        set_aside: bool,
+    },
     /// Give up the log of a node that will not come back, with every acknowledged record in it that is in no table yet
     #[command(
         after_help = "Example:\n  trailhouse repair node --abandon node-1 --reason \"its disk burnt, ticket 4711\""
@@ -46,6 +55,7 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Erro
     let operator = Operator::open(config).await?;
     match arguments.verb {
         Verb::Dedup { tenant } => dedup(&operator, tenant.as_deref()).await?,
+        Verb::Wal { set_aside } => log(&operator, set_aside).await?,
         Verb::Node { abandon, reason } => node(&operator, &abandon, &reason).await?,
     }
     Ok(())
@@ -106,4 +116,66 @@ async fn node(operator: &Operator, name: &str, reason: &str) -> Result<(), opera
         "{name} is abandoned: its tenants are free for other nodes, and its log's folder is not taken again"
     ));
     Ok(())
+}
+
+async fn log(operator: &Operator, set_aside: bool) -> Result<(), operator::Error> {
+    operator.permit::<TenantAdmin>(&TenantId::system()).await?;
+    // Neither looking nor setting aside minds how large the log may become.
+    let settings = wal::Settings {
+        folder: operator.service.config.wal.folder.clone(),
+        segment_bytes_max: u64::MAX,
+        bytes_max: u64::MAX,
+    };
+    if set_aside {
+        let given_up = Wal::set_aside(&settings, &SystemDisk, &*operator.service.random)?;
+        if given_up.is_empty() {
+            say("nothing is damaged");
+        }
+        given_up.iter().for_each(report);
+    }
+    show(&Wal::inspect(&settings, &SystemDisk)?);
+    Ok(())
+}
+
+fn show(log: &Inspection) {
+    let found = &log.found;
+    say(format!("log        {}", found.id));
+    say(format!("generation {}", found.generation));
+    say(format!("position   {}", found.last_position));
+    for (first, bytes) in &log.segments {
+        say(format!("segment    {first:020}.wal  {bytes} bytes"));
+    }
+    for pending in &found.sources {
+        let (frames, bytes) = (pending.frames, pending.bytes);
+        say(format!(
+            "pending    {}  {frames} frame(s), {bytes} bytes",
+            name(&pending.source)
+        ));
+    }
+    if log.uncertain_frames > 0 {
+        say(format!(
+            "uncertain  {} frame(s) at the end",
+            log.uncertain_frames
+        ));
+    }
+    if found.torn_bytes > 0 {
+        say(format!("torn       {} bytes at the end", found.torn_bytes));
+    }
+}
+
+fn report(segment: &SetAside) {
+    say(format!("set aside  {:020}.wal", segment.segment));
+    for (first, last) in &segment.lost {
+        say(format!("  lost     positions {first} to {last}"));
+    }
+    for (source, frames) in &segment.saved {
+        say(format!("  saved    {}  {frames} frame(s)", name(source)));
+    }
+    for source in &segment.concerned {
+        say(format!("  concerns {}", name(source)));
+    }
+}
+
+fn name(source: &Source) -> String {
+    format!("{}/{}/{}", source.silo, source.tenant, source.table)
 }
