@@ -12,7 +12,7 @@
 //! written first; the index is written without waiting for the disk, and what a crash takes of it is read again.
 //!
 //! **Bounds.** Memory: the cache ([`CACHE_BYTES`] unless said otherwise) and the rows of one batch while catching up.
-//! Disk: some 130 bytes a record and the slack of the tree, for every record that the tables hold; nothing is dropped for
+//! Disk: some 350 bytes a record with the slack of the tree, for every record that the tables hold; nothing is dropped for
 //! its age. Time: opening reads the file once. Without a file the index lies in memory, and memory grows with the records.
 
 mod entry;
