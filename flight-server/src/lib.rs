@@ -4,9 +4,11 @@
 
 pub mod auth;
 pub mod cli;
+mod cloudevents;
 pub mod config;
 pub mod flight;
 pub mod http;
+mod intake;
 pub mod limits;
 pub mod observe;
 pub mod problem;

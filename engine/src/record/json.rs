@@ -70,13 +70,18 @@ impl Violation {
 /// # Errors
 /// At least one violation. Reading stops at the first breach of the grammar; all else is collected.
 pub fn parse(bytes: &[u8]) -> Result<Value, Vec<Violation>> {
+    parse_within(bytes, 0)
+}
+
+/// The same for a value that will stand this many levels deep in a record.
+pub(crate) fn parse_within(bytes: &[u8], depth: usize) -> Result<Value, Vec<Violation>> {
     let mut reader = Reader {
         bytes,
         at: 0,
         place: Vec::new(),
         violations: Vec::new(),
     };
-    let value = reader.document();
+    let value = reader.document(depth);
     match value {
         Ok(value) if reader.violations.is_empty() => Ok(value),
         Ok(_) | Err(Stop) => Err(reader.violations),
@@ -117,9 +122,9 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn document(&mut self) -> Result<Value, Stop> {
+    fn document(&mut self, depth: usize) -> Result<Value, Stop> {
         self.skip_space();
-        let value = self.value(0)?;
+        let value = self.value(depth)?;
         self.skip_space();
         if self.at < self.bytes.len() {
             return Err(self.stop("something follows the JSON value"));
@@ -307,7 +312,7 @@ impl Reader<'_> {
         match exact_number(token) {
             Some(number) => Ok(Value::Number(number)),
             None => {
-                self.violation("a number that a double does not hold; send it as a string");
+                self.violation(INEXACT);
                 Ok(Value::Null)
             }
         }
@@ -371,8 +376,11 @@ impl Reader<'_> {
     }
 }
 
+/// What is said of a number that is refused.
+pub(crate) const INEXACT: &str = "a number that a double does not hold; send it as a string";
+
 /// The number that a token of the JSON grammar stands for, if its double has exactly that value when written out again.
-fn exact_number(token: &str) -> Option<Number> {
+pub(crate) fn exact_number(token: &str) -> Option<Number> {
     let double: f64 = token.parse().ok()?;
     if !double.is_finite() {
         return None;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bytes  --json-->  Value  --parse-->  AuditRecord  --redact-->  StoredRecord  --batch-->  RecordBatch
-//!                                        \--canonical--> payload hash  |  ^  <--rows--     --restore--> the reader's
+//! RecordBatch  --columns-->  /           \--canonical--> payload hash  |  ^  <--rows--     --restore--> the reader's
 //!                                                                 frame (the write-ahead log)
 //! ```
 //! Invariant: everything here is pure. No I/O, no clock of its own, no DataFusion, no deltalake.
@@ -10,6 +10,7 @@
 pub mod batch;
 pub mod canonical;
 mod change;
+pub mod columns;
 mod fields;
 pub mod frame;
 pub mod json;
@@ -24,6 +25,7 @@ pub mod stored;
 pub(crate) mod testing;
 
 pub use change::Secrets;
+pub use columns::{Columns, Row};
 pub use json::Violation;
 pub use parse::{AuditRecord, Refusal, Terms, parse};
 pub use redact::{Placement, Redactor};

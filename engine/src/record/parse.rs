@@ -201,7 +201,11 @@ impl fmt::Debug for Terms<'_> {
     }
 }
 
-fn record(members: Map<String, Value>, terms: &Terms<'_>) -> Result<AuditRecord, Refusal> {
+/// The one place where a record is checked, in whatever form it came.
+pub(crate) fn record(
+    members: Map<String, Value>,
+    terms: &Terms<'_>,
+) -> Result<AuditRecord, Refusal> {
     let mut faults = Faults::default();
     let mut top = Object {
         members,

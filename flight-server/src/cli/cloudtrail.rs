@@ -26,7 +26,7 @@ const CARRIED: [&str; 7] = [
 
 /// Why an event has no audit record; names the field, never its value.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Error {
+pub(super) enum Error {
     /// The element is no JSON object.
     #[error("an event must be a JSON object")]
     NotAnObject,

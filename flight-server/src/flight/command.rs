@@ -3,7 +3,7 @@
 //! Invariant: every message of Flight SQL is in the one match below, so a new one does not compile until somebody says
 //! what it means here.
 
-use arrow_flight::sql::{Any, Command};
+use arrow_flight::sql::{Any, Command, CommandStatementIngest};
 use bytes::Bytes;
 use prost::Message;
 
@@ -21,6 +21,8 @@ pub(crate) enum Asked {
     Ticket(Bytes),
     /// Something about the server or the caller's catalog.
     Metadata(Question),
+    /// Rows to be stored.
+    Ingest(Box<CommandStatementIngest>),
     /// A statement that is to change something, with its text where there is one.
     Update(Option<String>),
     /// Something that this server does not do.
@@ -59,9 +61,7 @@ fn asked(command: Command) -> Result<Asked, Refusal> {
         }
         Command::CommandStatementUpdate(command) => Asked::Update(Some(command.query)),
         Command::CommandPreparedStatementUpdate(_) => Asked::Update(None),
-        Command::CommandStatementIngest(_) => Asked::Unavailable(
-            "bulk ingestion over Flight is not available; send records over HTTP",
-        ),
+        Command::CommandStatementIngest(command) => Asked::Ingest(Box::new(command)),
         Command::CommandStatementSubstraitPlan(_) => {
             Asked::Unavailable("Substrait plans are not available; send SQL")
         }
@@ -104,8 +104,7 @@ pub(crate) fn no_transaction(id: Option<&Bytes>) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use arrow_flight::sql::{
-        ActionBeginTransactionRequest, CommandGetTables, CommandStatementIngest,
-        CommandStatementQuery, ProstMessageExt,
+        ActionBeginTransactionRequest, CommandGetTables, CommandStatementQuery, ProstMessageExt,
     };
 
     use super::*;
@@ -132,7 +131,7 @@ mod tests {
             b"t"
         ))))));
         let ingest = CommandStatementIngest::default().as_any().encode_to_vec();
-        assert!(matches!(parse(&ingest), Ok(Asked::Unavailable(_))));
+        assert!(matches!(parse(&ingest), Ok(Asked::Ingest(_))));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod limits;
 mod metadata;
 mod parameters;
 mod prepared;
+mod put;
 mod schema;
 mod session;
 mod sql;

@@ -100,7 +100,7 @@ impl TrailhouseFlight {
         }
     }
 
-    /// DoPut: binds parameters. Everything else would write.
+    /// DoPut: binds parameters, or loads records. Everything else would change something.
     pub(super) async fn put<S>(&self, caller: &Caller, mut messages: S) -> Result<Bytes, Refusal>
     where
         S: Stream<Item = Result<FlightData, Status>> + Unpin + Send + 'static,
@@ -113,6 +113,10 @@ impl TrailhouseFlight {
         };
         let handle = match parse(command_of(descriptor)?)? {
             Asked::Prepared(handle) => handle,
+            Asked::Ingest(command) => {
+                let all = stream::iter([Ok(first)]).chain(messages);
+                return self.ingest(caller, *command, all).await;
+            }
             Asked::Statement(_) | Asked::Ticket(_) | Asked::Metadata(_) => {
                 return Err(malformed("this command takes no data"));
             }
@@ -181,9 +185,11 @@ impl TrailhouseFlight {
                 self.refused(caller, sql.as_deref().unwrap_or_default(), error)
                     .await
             }
-            Asked::Statement(_) | Asked::Prepared(_) | Asked::Ticket(_) | Asked::Metadata(_) => {
-                malformed("this command does not belong in this call")
-            }
+            Asked::Statement(_)
+            | Asked::Prepared(_)
+            | Asked::Ticket(_)
+            | Asked::Metadata(_)
+            | Asked::Ingest(_) => malformed("this command does not belong in this call"),
         }
     }
 }

@@ -1,147 +1,176 @@
-//! A batch: one record a line (NDJSON), one result a line of the answer's list, in the same order.
+//! A batch: one record a line (NDJSON), one result a line that was read, in the same order.
+//!
+//! A batch is handed on in chunks while it arrives, one chunk after the other, so that leaves are in the order of lines.
+//! What stops it (a limit, a connection that breaks, storage that goes away) stops it at a line: those before are stored
+//! and answered, and sending the same lines again stores none of them twice.
 
-use bytes::Bytes;
+use catalog::context::TenantContext;
+use catalog::guard::{Permit, Write};
 use catalog::ids::CorrelationId;
+use engine::ingest::{IncomingRecord, Mode, Outcome};
 use serde_json::{Value, json};
 
-use super::body;
+use super::body::{self, Stopped, Upload};
+use super::lines::Line;
 use super::receipt::Answer;
-use crate::limits::Limits;
+use super::router::Listener;
+use crate::intake::{self, Tally};
 use crate::problem::{Problem, Slug};
 
-/// One line of a batch.
-#[derive(Debug, PartialEq)]
-pub(super) enum Line {
-    /// A record to be taken in.
-    Record(Bytes),
-    /// More than one record may weigh.
-    TooLarge,
+/// What became of the lines so far.
+#[derive(Debug, Default)]
+pub(super) struct Results {
+    results: Vec<Value>,
+    tally: Tally,
 }
 
-/// The lines that hold something. Only the end of a line separates records: JSON has none inside.
-pub(super) fn lines(body: &Bytes, limits: &Limits) -> Result<Vec<Line>, Problem> {
-    let mut lines = Vec::new();
-    for line in body.split(|byte| *byte == b'\n') {
-        let line = line.trim_ascii();
-        if line.is_empty() {
-            continue;
+/// Takes in what an upload brings, until it ends or something stops it.
+pub(super) async fn take(
+    listener: &Listener,
+    context: &TenantContext,
+    permit: &Permit<Write>,
+    mut upload: Upload,
+) -> (Results, Option<Stopped>) {
+    let mut results = Results::default();
+    let mut next = upload.chunk().await;
+    while let Some(lines) = next {
+        let line = lines.first().map_or(0, |line| line.number);
+        let taken = results.take(listener, context, permit, lines);
+        let (taken, following) = tokio::join!(taken, upload.chunk());
+        if let Err(problem) = taken {
+            return (results, Some(Stopped { problem, line }));
         }
-        if lines.len() == limits.batch_lines_max {
-            let detail = format!("at most {} lines are taken", limits.batch_lines_max);
-            let problem = Problem::new(Slug::PayloadTooLarge, detail);
-            return Err(problem.with("linesMax", limits.batch_lines_max));
+        next = following;
+    }
+    (results, upload.stopped())
+}
+
+impl Results {
+    /// Takes some lines in, and notes what became of each.
+    pub(super) async fn take(
+        &mut self,
+        listener: &Listener,
+        context: &TenantContext,
+        permit: &Permit<Write>,
+        lines: Vec<Line>,
+    ) -> Result<(), Problem> {
+        let mut places = Vec::with_capacity(lines.len());
+        let mut records = Vec::with_capacity(lines.len());
+        for Line { number, record } in lines {
+            places.push((number, record.is_some()));
+            // A line's key is its own: one header cannot be the key of many.
+            records.extend(record.map(|text| IncomingRecord::Json {
+                text,
+                idempotency_key: None,
+            }));
         }
-        lines.push(if line.len() > limits.record_bytes_max {
-            Line::TooLarge
-        } else {
-            Line::Record(body.slice_ref(line))
-        });
-    }
-    if lines.is_empty() {
-        return Err(Problem::new(
-            Slug::InvalidRecord,
-            "the batch holds no record",
-        ));
-    }
-    Ok(lines)
-}
-
-/// Puts the answers of the records that were sent on back among the lines that were not.
-pub(super) fn in_order(
-    lines: &[Line],
-    sent: impl IntoIterator<Item = Answer>,
-    limits: &Limits,
-) -> Vec<Answer> {
-    let mut sent = sent.into_iter();
-    let refused = || body::too_large(limits.record_bytes_max);
-    let unanswered = || Problem::new(Slug::Internal, "the record was not answered");
-    lines
-        .iter()
-        .map(|line| match line {
-            Line::Record(_) => sent
-                .next()
-                .unwrap_or_else(|| Answer::Problem(Box::new(unanswered()))),
-            Line::TooLarge => Answer::Problem(Box::new(refused())),
-        })
-        .collect()
-}
-
-/// The body of the answer. The batch as a whole is answered 200; each result has its own status.
-pub(super) fn results(answers: Vec<Answer>, correlation: &CorrelationId) -> Value {
-    let results: Vec<Value> = answers
-        .into_iter()
-        .enumerate()
-        .map(|(index, answer)| {
-            let status = answer.status().as_u16();
-            match answer {
-                Answer::Stored(mut receipt) => {
-                    receipt["index"] = index.into();
-                    receipt["status"] = status.into();
-                    receipt
+        let outcomes = intake::take(&listener.service, permit, records, Mode::Batch).await?;
+        let mut outcomes = outcomes.into_iter();
+        let record_bytes_max = listener.service.config.limits.record_bytes_max;
+        for (line, is_record) in places {
+            match is_record.then(|| outcomes.next()).flatten() {
+                Some(outcome) => self.add(line, outcome, context),
+                None if is_record => {
+                    let problem = Problem::new(Slug::Internal, "the record was not answered");
+                    self.refuse(line, problem, context.correlation());
                 }
-                Answer::Problem(problem) => {
-                    let problem = problem.correlated(correlation).to_json();
-                    json!({"index": index, "status": status, "problem": problem})
+                None => {
+                    let problem = body::too_large(record_bytes_max);
+                    self.refuse(line, problem, context.correlation());
                 }
             }
-        })
-        .collect();
-    json!({"results": results})
+        }
+        Ok(())
+    }
+
+    /// Notes what became of a record that was handed on.
+    pub(super) fn add(&mut self, line: u64, outcome: Outcome, context: &TenantContext) {
+        self.tally.count(&outcome);
+        let answer = Answer::of(outcome, context.tenant());
+        self.push(line, answer, context.correlation());
+    }
+
+    /// Notes why a record was not handed on.
+    pub(super) fn refuse(&mut self, line: u64, problem: Problem, correlation: &CorrelationId) {
+        self.tally.rejected += 1;
+        self.push(line, Answer::Problem(Box::new(problem)), correlation);
+    }
+
+    fn push(&mut self, line: u64, answer: Answer, correlation: &CorrelationId) {
+        let status = answer.status().as_u16();
+        let mut result = match answer {
+            Answer::Stored(receipt) => receipt,
+            Answer::Problem(problem) => {
+                json!({"problem": problem.correlated(correlation).to_json()})
+            }
+        };
+        result["index"] = self.results.len().into();
+        result["line"] = line.into();
+        result["status"] = status.into();
+        self.results.push(result);
+    }
+
+    /// The answer. A batch that was read to its end is answered 200, whatever became of its lines; one that was not is
+    /// answered with what stopped it, and with what became of the lines before.
+    pub(super) fn answer(self, stopped: Option<Stopped>) -> Result<Value, Problem> {
+        let summary = self.tally.to_json();
+        match stopped {
+            None if self.results.is_empty() => Err(Problem::new(
+                Slug::InvalidRecord,
+                "the batch holds no record",
+            )),
+            None => Ok(json!({"results": self.results, "summary": summary})),
+            Some(Stopped { problem, line }) => Err(problem
+                .with("stoppedAtLine", line)
+                .with("summary", summary)
+                .with("results", self.results)),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn limits() -> Limits {
-        Limits {
-            record_bytes_max: 5,
-            batch_lines_max: 3,
-            ..Limits::default()
-        }
-    }
-
-    fn record(text: &'static str) -> Line {
-        Line::Record(Bytes::from_static(text.as_bytes()))
+    fn correlation() -> CorrelationId {
+        CorrelationId::parse("c-4").unwrap()
     }
 
     #[test]
-    fn lines_are_records_blank_ones_nothing() {
-        let body = Bytes::from_static(b"\n{1}\r\n\n  {2}  \n{3}");
-        let found = lines(&body, &limits()).unwrap();
-        assert_eq!(found, [record("{1}"), record("{2}"), record("{3}")]);
-    }
-
-    #[test]
-    fn a_long_line_is_refused_alone_and_too_many_lines_together() {
-        let body = Bytes::from_static(b"{1}\n{12345}\n{2}");
-        let found = lines(&body, &limits()).unwrap();
-        assert_eq!(found, [record("{1}"), Line::TooLarge, record("{2}")]);
-        let refused = |body: &'static [u8]| lines(&Bytes::from_static(body), &limits());
-        let many = refused(b"1\n2\n3\n4").unwrap_err();
-        assert_eq!(many.slug(), Slug::PayloadTooLarge);
-        assert_eq!(refused(b" \n\n").unwrap_err().slug(), Slug::InvalidRecord);
-    }
-
-    #[test]
-    fn results_keep_the_order_of_the_lines() {
-        let lines = [record("a"), Line::TooLarge, record("b"), record("c")];
-        let stored = |n: u64| Answer::Stored(json!({"recordId": n}));
-        let quarantined = Problem::new(Slug::TenantMismatch, "aside").quarantined();
-        let sent = [stored(1), Answer::Problem(Box::new(quarantined))];
-        let results = results(
-            in_order(&lines, sent, &limits()),
-            &CorrelationId::parse("c-4").unwrap(),
+    fn results_keep_the_order_and_the_numbers_of_the_lines() {
+        let mut results = Results::default();
+        results.push(2, Answer::Stored(json!({"recordId": 1})), &correlation());
+        let aside = Problem::new(Slug::TenantMismatch, "aside").quarantined();
+        results.refuse(5, aside, &correlation());
+        let answer = results.answer(None).unwrap();
+        let results = answer["results"].as_array().unwrap();
+        assert_eq!(
+            results[0],
+            json!({"recordId": 1, "index": 0, "line": 2, "status": 200})
         );
-        let results = results["results"].as_array().unwrap();
-        let statuses: Vec<_> = results
-            .iter()
-            .map(|one| one["status"].as_u64().unwrap())
-            .collect();
-        assert_eq!(statuses, [200, 413, 202, 500]);
-        assert_eq!(results[0]["recordId"], 1);
-        assert_eq!(results[2]["problem"]["status"], 202);
-        assert_eq!(results[2]["problem"]["correlationId"], "c-4");
-        assert_eq!(results[3]["index"], 3);
+        assert_eq!(
+            (&results[1]["index"], &results[1]["line"]),
+            (&json!(1), &json!(5))
+        );
+        assert_eq!(results[1]["status"], 202);
+        assert_eq!(results[1]["problem"]["correlationId"], "c-4");
+        assert_eq!(answer["summary"]["rejected"], 1);
+    }
+
+    #[test]
+    fn what_stops_a_batch_comes_with_the_results_so_far() {
+        let mut results = Results::default();
+        results.push(1, Answer::Stored(json!({"recordId": 1})), &correlation());
+        let problem = Problem::new(Slug::Unavailable, "storage");
+        let stopped = Stopped { problem, line: 2 };
+        let problem = results.answer(Some(stopped)).unwrap_err();
+        let json = problem.to_json();
+        assert_eq!(
+            (problem.slug(), &json["stoppedAtLine"]),
+            (Slug::Unavailable, &json!(2))
+        );
+        assert_eq!(json["results"][0]["recordId"], 1);
+        let empty = Results::default().answer(None).unwrap_err();
+        assert_eq!(empty.slug(), Slug::InvalidRecord);
     }
 }

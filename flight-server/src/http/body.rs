@@ -1,63 +1,67 @@
-//! A request's body, read whole up to a limit.
+//! A request's body: read whole up to a limit, or cut into lines while it arrives.
 
 use std::error::Error;
+use std::io::Write as _;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use bytes::{Bytes, BytesMut};
+use flate2::write::MultiGzDecoder;
 use futures::StreamExt;
 use http::{HeaderMap, header};
+use tokio::time::{Instant, timeout_at};
 
-use crate::limits::Limited;
+use super::headers::Coding;
+use super::lines::{Cutter, Full, Line};
+use super::room::Share;
+use crate::limits::{Limited, Limits};
 use crate::problem::{Problem, Slug};
 
-/// How long a body may take to arrive.
+/// How long a body that is read whole may take, and each part of one that is handed on in parts.
 const READ_TIME_MAX: Duration = Duration::from_secs(60);
+/// What is decompressed at once: half a MiB comes out of it at the most.
+const COMPRESSED_STEP: usize = 512;
+/// What is cut at once.
+const PLAIN_STEP: usize = 64 << 10;
 
 /// Reads the body. One that announces more than the limit is refused before a byte of it is read.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: Body,
     bytes_max: usize,
+    share: &mut Share,
 ) -> Result<Bytes, Problem> {
+    check_announced(headers, bytes_max)?;
+    let read = collect(body, bytes_max, share);
+    match tokio::time::timeout(READ_TIME_MAX, read).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(late()),
+    }
+}
+
+/// Refuses what announces more than is taken.
+fn check_announced(headers: &HeaderMap, bytes_max: usize) -> Result<(), Problem> {
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > bytes_max as u64) {
-        return Err(too_large(bytes_max));
-    }
-    match tokio::time::timeout(READ_TIME_MAX, collect(body, bytes_max)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(Problem::new(
-            Slug::DeadlineExceeded,
-            "the body did not arrive in time",
-        )),
+    match announced {
+        Some(length) if length > bytes_max as u64 => Err(too_large(bytes_max)),
+        _ => Ok(()),
     }
 }
 
-async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
-    let mut chunks = body.into_data_stream();
+async fn collect(body: Body, bytes_max: usize, share: &mut Share) -> Result<Bytes, Problem> {
+    let mut frames = body.into_data_stream();
     let mut whole = BytesMut::new();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| broken_off(&error))?;
-        if whole.len() + chunk.len() > bytes_max {
+    while let Some(frame) = frames.next().await {
+        let frame = frame.map_err(|error| broken_off(&error))?;
+        if whole.len() + frame.len() > bytes_max {
             return Err(too_large(bytes_max));
         }
-        whole.extend_from_slice(&chunk);
+        share.cover(whole.len() + frame.len()).await?;
+        whole.extend_from_slice(&frame);
     }
     Ok(whole.freeze())
-}
-
-/// Why there is no more of a body: its tenant's bytes are used up, or its sender went away.
-pub(super) fn broken_off(error: &axum::Error) -> Problem {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(limited) = error.downcast_ref::<Limited>() {
-            return limited.clone().into();
-        }
-        cause = error.source();
-    }
-    Problem::new(Slug::InvalidRecord, "the body broke off")
 }
 
 pub(super) fn too_large(bytes_max: usize) -> Problem {
@@ -68,12 +72,208 @@ pub(super) fn too_large(bytes_max: usize) -> Problem {
     .with("bytesMax", bytes_max)
 }
 
+/// Why there is no more of a body: its tenant's bytes are used up, or its sender went away.
+fn broken_off(error: &axum::Error) -> Problem {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(limited) = error.downcast_ref::<Limited>() {
+            return limited.clone().into();
+        }
+        cause = error.source();
+    }
+    Problem::new(Slug::InvalidRecord, "the body broke off")
+}
+
+fn late() -> Problem {
+    Problem::new(Slug::DeadlineExceeded, "the body did not arrive in time")
+}
+
+/// The lines of a body, some at a time while the rest arrives.
+pub(super) struct Upload {
+    frames: BodyDataStream,
+    /// What arrived and was not looked at yet.
+    arrived: Bytes,
+    cutting: Cutting,
+    share: Share,
+    limits: Limits,
+    end: Option<End>,
+}
+
+/// Where a body ended.
+enum End {
+    /// Where it was meant to.
+    Whole,
+    /// Before that.
+    Stopped(Stopped),
+}
+
+/// Why a body was not read to its end.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    /// What was wrong.
+    pub(super) problem: Problem,
+    /// The first line that was not taken.
+    pub(super) line: u64,
+}
+
+enum Cutting {
+    Plain(Cutter),
+    Gzip(Box<MultiGzDecoder<Cutter>>),
+}
+
+impl Upload {
+    /// Nothing is read yet.
+    pub(super) fn new(
+        headers: &HeaderMap,
+        body: Body,
+        coding: Coding,
+        limits: &Limits,
+        share: Share,
+    ) -> Result<Self, Problem> {
+        check_announced(headers, limits.batch_bytes_max)?;
+        let cutter = Cutter::new(limits);
+        Ok(Self {
+            frames: body.into_data_stream(),
+            arrived: Bytes::new(),
+            cutting: match coding {
+                Coding::Identity => Cutting::Plain(cutter),
+                Coding::Gzip => Cutting::Gzip(Box::new(MultiGzDecoder::new(cutter))),
+            },
+            share,
+            limits: limits.clone(),
+            end: None,
+        })
+    }
+
+    /// The next lines: as many as are handed on together, or the last ones.
+    pub(super) async fn chunk(&mut self) -> Option<Vec<Line>> {
+        let deadline = Instant::now() + READ_TIME_MAX;
+        while self.end.is_none() && !self.cutting.cutter().is_ready() {
+            self.step(deadline).await;
+        }
+        let lines = self.cutting.cutter_mut().take();
+        (!lines.is_empty()).then_some(lines)
+    }
+
+    /// Why the body was not read to its end, if it was not.
+    pub(super) fn stopped(self) -> Option<Stopped> {
+        match self.end {
+            Some(End::Stopped(stopped)) => Some(stopped),
+            Some(End::Whole) | None => None,
+        }
+    }
+
+    async fn step(&mut self, deadline: Instant) {
+        if self.arrived.is_empty() {
+            match timeout_at(deadline, self.frames.next()).await {
+                Ok(Some(Ok(frame))) => self.arrived = frame,
+                Ok(None) => return self.finish(),
+                Ok(Some(Err(error))) => return self.stop(broken_off(&error)),
+                Err(_) => return self.stop(late()),
+            }
+        }
+        let step = self.arrived.len().min(self.cutting.step());
+        let part = self.arrived.split_to(step);
+        let decoded = self.cutting.feed(&part);
+        match self.cutting.cutter().full() {
+            Some(full) => self.stop(beyond(full, &self.limits)),
+            None if !decoded => self.stop(not_gzip()),
+            None => {
+                if let Err(problem) = self.share.cover(self.cutting.cutter().bytes()).await {
+                    self.stop(problem);
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        let decoded = self.cutting.finish();
+        match self.cutting.cutter().full() {
+            Some(full) => self.stop(beyond(full, &self.limits)),
+            None if !decoded => self.stop(not_gzip()),
+            None => self.end = Some(End::Whole),
+        }
+    }
+
+    fn stop(&mut self, problem: Problem) {
+        let line = self.cutting.cutter().number();
+        self.end = Some(End::Stopped(Stopped { problem, line }));
+    }
+}
+
+impl Cutting {
+    fn cutter(&self) -> &Cutter {
+        match self {
+            Self::Plain(cutter) => cutter,
+            Self::Gzip(decoder) => decoder.get_ref(),
+        }
+    }
+
+    fn cutter_mut(&mut self) -> &mut Cutter {
+        match self {
+            Self::Plain(cutter) => cutter,
+            Self::Gzip(decoder) => decoder.get_mut(),
+        }
+    }
+
+    fn step(&self) -> usize {
+        match self {
+            Self::Plain(_) => PLAIN_STEP,
+            Self::Gzip(_) => COMPRESSED_STEP,
+        }
+    }
+
+    /// False if this is not what it is said to be.
+    fn feed(&mut self, part: &[u8]) -> bool {
+        match self {
+            Self::Plain(cutter) => {
+                cutter.feed(part);
+                true
+            }
+            Self::Gzip(decoder) => decoder.write_all(part).is_ok(),
+        }
+    }
+
+    fn finish(&mut self) -> bool {
+        let whole = match self {
+            Self::Plain(_) => true,
+            Self::Gzip(decoder) => decoder.try_finish().is_ok(),
+        };
+        // A line that was cut off with the body is not a line.
+        if whole {
+            self.cutter_mut().finish();
+        }
+        whole
+    }
+}
+
+fn beyond(full: Full, limits: &Limits) -> Problem {
+    match full {
+        Full::Bytes => too_large(limits.batch_bytes_max),
+        Full::Lines => {
+            let detail = format!("at most {} lines are taken", limits.batch_lines_max);
+            Problem::new(Slug::PayloadTooLarge, detail).with("linesMax", limits.batch_lines_max)
+        }
+    }
+}
+
+fn not_gzip() -> Problem {
+    Problem::new(Slug::InvalidRecord, "the body is not whole gzip data")
+}
+
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::io;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::super::room::Room;
     use super::*;
 
     async fn length(headers: &HeaderMap, body: Body) -> Result<usize, Slug> {
-        let read = read(headers, body, 10).await;
+        let read = read(headers, body, 10, &mut Room::new().share()).await;
         read.map(|bytes| bytes.len())
             .map_err(|problem| problem.slug())
     }
@@ -86,7 +286,7 @@ mod tests {
             length(&none, Body::from("0123456789a")).await,
             Err(Slug::PayloadTooLarge)
         );
-        let chunks = ["01234", "56789", "a"].map(Ok::<_, std::io::Error>);
+        let chunks = ["01234", "56789", "a"].map(Ok::<_, io::Error>);
         let streamed = Body::from_stream(futures::stream::iter(chunks));
         assert_eq!(length(&none, streamed).await, Err(Slug::PayloadTooLarge));
         let mut small = HeaderMap::new();
@@ -101,21 +301,99 @@ mod tests {
     async fn what_is_announced_too_large_is_not_read() {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_LENGTH, 11.into());
-        let endless =
-            Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let endless = Body::from_stream(futures::stream::pending::<Result<Bytes, io::Error>>());
         assert_eq!(length(&headers, endless).await, Err(Slug::PayloadTooLarge));
+    }
+
+    fn gone() -> io::Error {
+        io::Error::other("reset")
     }
 
     #[tokio::test]
     async fn a_body_that_breaks_off_is_no_record() {
-        let chunks = [
-            Ok(Bytes::from_static(b"{")),
-            Err(std::io::Error::other("reset")),
-        ];
+        let chunks = [Ok(Bytes::from_static(b"{")), Err(gone())];
         let broken = Body::from_stream(futures::stream::iter(chunks));
         assert_eq!(
             length(&HeaderMap::new(), broken).await,
             Err(Slug::InvalidRecord)
         );
+    }
+
+    /// How many lines are read, what the most of them was at once, and where and why it stopped.
+    async fn upload(body: Body, coding: Coding) -> (usize, usize, Option<(Slug, u64)>) {
+        let limits = Limits::default();
+        let share = Room::new().share();
+        let mut upload = Upload::new(&HeaderMap::new(), body, coding, &limits, share).unwrap();
+        let (mut lines, mut most) = (0, 0);
+        while let Some(chunk) = upload.chunk().await {
+            most = most.max(
+                chunk
+                    .iter()
+                    .filter_map(|line| line.record.as_ref())
+                    .map(Bytes::len)
+                    .sum(),
+            );
+            lines += chunk.len();
+        }
+        let stopped = upload
+            .stopped()
+            .map(|stopped| (stopped.problem.slug(), stopped.line));
+        (lines, most, stopped)
+    }
+
+    fn gzip(plain: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(plain).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[tokio::test]
+    async fn lines_are_handed_on_while_more_arrive() {
+        let first = Bytes::from("{}\n".repeat(1_000));
+        let frames = futures::stream::iter([Ok::<_, Infallible>(first)]);
+        let body = Body::from_stream(frames.chain(futures::stream::pending()));
+        let share = Room::new().share();
+        let mut upload = Upload::new(
+            &HeaderMap::new(),
+            body,
+            Coding::Identity,
+            &Limits::default(),
+            share,
+        )
+        .unwrap();
+        assert_eq!(upload.chunk().await.unwrap().len(), 1_000);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_gives_its_whole_lines() {
+        let chunks = [Ok(Bytes::from_static(b"{}\n{}\n{\"a\":1}")), Err(gone())];
+        let broken = Body::from_stream(futures::stream::iter(chunks));
+        let stopped = Some((Slug::InvalidRecord, 3));
+        assert_eq!(upload(broken, Coding::Identity).await, (2, 4, stopped));
+    }
+
+    #[tokio::test]
+    async fn gzip_is_read_in_members_and_its_damage_is_found() {
+        let members = [gzip(b"{}\n{}"), gzip(b"\n{}")].concat();
+        let whole = upload(members.clone().into(), Coding::Gzip).await;
+        assert_eq!(whole, (3, 6, None));
+        let cut = members[..members.len() - 3].to_vec();
+        let (lines, _, stopped) = upload(cut.into(), Coding::Gzip).await;
+        assert_eq!((lines, stopped), (2, Some((Slug::InvalidRecord, 3))));
+        for odd in [b"{}\n".as_slice(), b"", &members[..20]] {
+            let (_, _, stopped) = upload(odd.to_vec().into(), Coding::Gzip).await;
+            assert_eq!(stopped.unwrap().0, Slug::InvalidRecord, "{odd:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bomb_goes_off_a_little_at_a_time() {
+        let lines = b"{\"a\":\"0000000000000000000000000000000000000000\"}\n".repeat(2_000_000);
+        let (lines, most, stopped) = upload(gzip(&lines).into(), Coding::Gzip).await;
+        assert_eq!(stopped, Some((Slug::PayloadTooLarge, 10_001)));
+        assert_eq!(lines, 10_000);
+        assert!(most < 2 << 20, "{most} bytes at once");
+        let (lines, _, stopped) = upload(gzip(&vec![b'x'; 100 << 20]).into(), Coding::Gzip).await;
+        assert_eq!((lines, stopped), (0, Some((Slug::PayloadTooLarge, 1))));
     }
 }

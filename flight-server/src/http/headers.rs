@@ -95,32 +95,62 @@ fn is_our_schema(accepted: &str) -> bool {
     name_fits && version_fits
 }
 
-/// Refuses a body of another media type, and one that is compressed.
-pub(super) fn check_media_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Problem> {
-    let refused = |detail: String| Err(Problem::new(Slug::UnsupportedMediaType, detail));
-    if headers
-        .get_all(header::CONTENT_ENCODING)
-        .iter()
-        .any(|coding| coding != "identity")
-    {
-        return refused("bodies are taken uncompressed".to_owned());
+/// How a body is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    /// Not at all.
+    Identity,
+    /// With gzip.
+    Gzip,
+}
+
+/// The compression of a body that may be compressed.
+pub(super) fn coding(headers: &HeaderMap) -> Result<Coding, Problem> {
+    match single(headers, &header::CONTENT_ENCODING)? {
+        None => Ok(Coding::Identity),
+        Some(name) if name.eq_ignore_ascii_case("identity") => Ok(Coding::Identity),
+        Some(name) if name.eq_ignore_ascii_case("gzip") => Ok(Coding::Gzip),
+        Some(_) => Err(Problem::new(
+            Slug::UnsupportedMediaType,
+            "bodies are taken plain or compressed with gzip",
+        )),
     }
+}
+
+/// Refuses a body that is compressed.
+pub(super) fn check_uncompressed(headers: &HeaderMap) -> Result<(), Problem> {
+    match coding(headers)? {
+        Coding::Identity => Ok(()),
+        Coding::Gzip => Err(Problem::new(
+            Slug::UnsupportedMediaType,
+            "this body is taken uncompressed; batches may be compressed",
+        )),
+    }
+}
+
+/// The media type of the body, in lower case and without parameters; empty if there is none, or one not in UTF-8.
+pub(super) fn media_type(headers: &HeaderMap) -> Result<String, Problem> {
     let given = single(headers, &header::CONTENT_TYPE)?.unwrap_or_default();
     let (essence, parameters) = given.split_once(';').unwrap_or((given, ""));
-    let essence = essence.trim().to_ascii_lowercase();
     let utf8 = parameters
         .split(';')
         .filter_map(|parameter| parameter.split_once('='))
         .filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
         .all(|(_, set)| set.trim().trim_matches('"').eq_ignore_ascii_case("utf-8"));
-    if accepted.contains(&essence.as_str()) && utf8 {
-        Ok(())
+    Ok(if utf8 {
+        essence.trim().to_ascii_lowercase()
     } else {
-        refused(format!(
-            "the body has to be {}, in UTF-8",
-            accepted.join(" or ")
-        ))
+        String::new()
+    })
+}
+
+/// Refuses a body of another media type.
+pub(super) fn check_media_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Problem> {
+    if accepted.contains(&media_type(headers)?.as_str()) {
+        return Ok(());
     }
+    let detail = format!("the body has to be {}, in UTF-8", accepted.join(" or "));
+    Err(Problem::new(Slug::UnsupportedMediaType, detail))
 }
 
 #[cfg(test)]
@@ -240,12 +270,18 @@ mod tests {
             refused(check(&[("content-type", bad)]), Slug::UnsupportedMediaType);
         }
         refused(check(&[]), Slug::UnsupportedMediaType);
-        refused(
-            check(&[
-                ("content-type", "application/json"),
-                ("content-encoding", "gzip"),
-            ]),
-            Slug::UnsupportedMediaType,
-        );
+    }
+
+    #[test]
+    fn gzip_is_the_one_compression_and_not_everywhere() {
+        let of = |coding: &str| headers(&[("content-encoding", coding)]);
+        assert_eq!(coding(&headers(&[])).unwrap(), Coding::Identity);
+        assert_eq!(coding(&of("identity")).unwrap(), Coding::Identity);
+        assert_eq!(coding(&of("GZIP")).unwrap(), Coding::Gzip);
+        assert!(check_uncompressed(&of("identity")).is_ok());
+        refused(check_uncompressed(&of("gzip")), Slug::UnsupportedMediaType);
+        for odd in ["br", "zstd", "gzip, gzip", "deflate", ""] {
+            refused(coding(&of(odd)), Slug::UnsupportedMediaType);
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! router   path --> handler; every answer gets its request id, every request its count
 //! admit    headers --> context --> the tenant's limits
 //! records  context --> permit --> body --> engine::ingest --> receipts
+//!                                  \--lines, a chunk at a time, while the rest arrives
 //! ```
 //!
 //! The body is read last: nobody makes this server hold megabytes without being allowed to write.
@@ -11,14 +12,19 @@
 mod admit;
 mod batch;
 mod body;
+mod events;
 mod headers;
 mod health;
+mod lines;
 mod problems;
 mod receipt;
 mod records;
+mod room;
 mod router;
 
 pub use router::{admin, silo};
 
+#[cfg(test)]
+mod bad_input;
 #[cfg(test)]
 mod tests;

@@ -34,19 +34,6 @@ impl Answer {
     }
 }
 
-/// The name under which an outcome is counted.
-pub(super) fn label(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Accepted(receipt) if receipt.duplicate => "duplicate",
-        Outcome::Accepted(_) => "accepted",
-        Outcome::Invalid(_) => "invalid",
-        Outcome::TooLarge => "too-large",
-        Outcome::IdempotencyRequired => "idempotency-required",
-        Outcome::IdempotencyConflict { .. } => "idempotency-conflict",
-        Outcome::Quarantined { .. } => "quarantined",
-    }
-}
-
 fn json_of(receipt: &Receipt, tenant: &TenantId) -> Value {
     json!({
         "recordId": receipt.record_id,

@@ -10,7 +10,8 @@ use axum::routing::{MethodRouter, get, post};
 use catalog::ids::SiloId;
 use http::{HeaderMap, HeaderValue};
 
-use super::{admit, health, problems, records};
+use super::room::Room;
+use super::{admit, events, health, problems, records};
 use crate::observe::{CORRELATION_ID, Seen, observed};
 use crate::problem::{Problem, REQUEST_ID, Slug};
 use crate::service::Service;
@@ -20,6 +21,8 @@ use crate::service::Service;
 pub(super) struct Listener {
     pub(super) service: Arc<Service>,
     pub(super) silo: SiloId,
+    /// For the bodies that arrive here.
+    pub(super) room: Room,
 }
 
 /// What the handlers of the admin listener know.
@@ -39,7 +42,12 @@ impl FromRef<Listener> for Admin {
 /// What a silo's HTTP listener serves.
 pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
     let observed = Arc::clone(&service);
-    let listener = Listener { service, silo };
+    let room = Room::new();
+    let listener = Listener {
+        service,
+        silo,
+        room,
+    };
     let writes = |route: MethodRouter<Listener>| {
         route.route_layer(middleware::from_fn_with_state(
             listener.clone(),
@@ -49,6 +57,7 @@ pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
     Router::new()
         .route("/v1/audit/records", writes(post(records::one)))
         .route("/v1/audit/records:batch", writes(post(records::many)))
+        .route("/v1/audit/events", writes(post(events::take)))
         .route("/problems/{slug}", get(problems::document))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
@@ -90,6 +99,7 @@ fn route(path: &str) -> &'static str {
     match path {
         "/v1/audit/records" => "records",
         "/v1/audit/records:batch" => "records-batch",
+        "/v1/audit/events" => "events",
         "/healthz" => "healthz",
         "/readyz" => "readyz",
         "/metrics" => "metrics",

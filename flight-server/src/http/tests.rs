@@ -12,18 +12,18 @@ use super::{admin, silo};
 use crate::problem::REQUEST_ID;
 use crate::world::{World, bearer, record};
 
-const RECORDS: &str = "/v1/audit/records";
-const BATCH: &str = "/v1/audit/records:batch";
+pub(super) const RECORDS: &str = "/v1/audit/records";
+pub(super) const BATCH: &str = "/v1/audit/records:batch";
 
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Value,
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Value,
 }
 
 impl Answer {
     #[track_caller]
-    fn is_problem(&self, slug: &str, status: u16) {
+    pub(super) fn is_problem(&self, slug: &str, status: u16) {
         let uri = format!("https://trailhouse.dev/problems/{slug}");
         assert_eq!(self.body["type"], uri.as_str(), "{}", self.body);
         assert_eq!(self.status, status, "{}", self.body);
@@ -42,7 +42,12 @@ impl World {
     }
 
     /// Posts with a writer's token and JSON, unless the headers say otherwise.
-    async fn post(&self, path: &str, body: impl Into<Body>, headers: &[(&str, &str)]) -> Answer {
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        body: impl Into<Body>,
+        headers: &[(&str, &str)],
+    ) -> Answer {
         let media_type = if path.starts_with(BATCH) {
             "application/x-ndjson"
         } else {
@@ -79,7 +84,7 @@ async fn get(router: Router, path: &str) -> Answer {
     send(router, Request::get(path).body(Body::empty()).unwrap()).await
 }
 
-fn changed(mut record: Value, name: &str, value: Value) -> Value {
+pub(super) fn changed(mut record: Value, name: &str, value: Value) -> Value {
     record[name] = value;
     record
 }

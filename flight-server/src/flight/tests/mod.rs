@@ -1,5 +1,6 @@
 //! Over a real socket, with the clients of arrow-flight: what every driver goes through.
 
+mod loads;
 mod refusals;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
@@ -65,8 +66,8 @@ impl Running {
         let context = service.context(&headers).await.unwrap();
         let request = guard::Request::at(self.world.silo.clone());
         let permit: Permit<Write> = service.gate.authorize(&context, request).await.unwrap();
-        let records = (0..records).map(|key| IncomingRecord {
-            json: record(&key.to_string()).to_string().into(),
+        let records = (0..records).map(|key| IncomingRecord::Json {
+            text: record(&key.to_string()).to_string().into(),
             idempotency_key: None,
         });
         let stored = service

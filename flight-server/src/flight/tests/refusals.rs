@@ -93,7 +93,7 @@ async fn every_way_to_write_is_refused() {
     assert!(status.message().starts_with("statement-not-allowed"));
     let ingest = put(command(&CommandStatementIngest::default()));
     let status = client.do_put(ingest).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
+    assert_eq!(status.code(), Code::InvalidArgument);
     let substrait = put(command(&CommandStatementSubstraitPlan::default()));
     let status = client.do_put(substrait).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
