@@ -241,19 +241,13 @@ impl Demo {
             stream: None,
         };
         if let Some(folder) = &arguments.cloudtrail {
-            return Ok(ingest::files(
-                &target,
-                std::slice::from_ref(folder),
-                Format::Cloudtrail,
-                false,
-            )
-            .await?);
+            return Ok(
+                ingest::files(&target, std::slice::from_ref(folder), Format::Cloudtrail).await?,
+            );
         }
         let random = Arc::new(SeededRandom::new(SEED));
         let generator = Generator::new(id, SystemClock.now(), random);
-        let mut summary = Summary::default();
-        ingest::records(&target, generator.take(arguments.records), &mut summary).await?;
-        Ok(summary)
+        Ok(ingest::records(&target, generator.take(arguments.records)).await?)
     }
 
     async fn session(&self, tenant: &str, role: &str) -> Result<Session, Error> {

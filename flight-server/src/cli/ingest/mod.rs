@@ -1,8 +1,10 @@
 //! `trailhouse ingest`: files to records over HTTP, in batches, with a progress bar.
 //!
 //! Keys are stable (they come from the records), so a run that was cut off is simply started again: what is already
-//! there is answered as a duplicate.
+//! there is answered as a duplicate. A bad record is set aside and counted; the others go on.
 
+mod rejects;
+mod send;
 pub mod source;
 
 use std::path::PathBuf;
@@ -11,7 +13,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use self::source::Format;
+use self::rejects::Rejects;
+use self::send::{Line, Sender};
+use self::source::{Bad, Format};
 use super::{say, token};
 use crate::auth::developer::TokenRequest;
 use crate::config::Config;
@@ -21,7 +25,7 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 /// What to send where.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Files, or folders of .json, .ndjson, .jsonl, each also with .gz
+    /// Files, or folders of .json, .ndjson, .jsonl, each also with .gz; "-" is standard input, one record a line
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// What the files hold
@@ -39,6 +43,9 @@ pub struct Arguments {
     /// File that holds a bearer token; default: one of the development issuer
     #[arg(long)]
     token_file: Option<PathBuf>,
+    /// Where to put what was refused: a line each, with its number, the problem and the original
+    #[arg(long, value_name = "FILE")]
+    rejects: Option<PathBuf>,
 }
 
 /// Runs the verb.
@@ -60,14 +67,29 @@ pub async fn run(config: Config, arguments: &Arguments) -> Result<(), super::Err
         .first()
         .map(|silo| format!("http://{}", silo.http));
     let url = arguments.url.clone().or(default_url).unwrap_or_default();
-    let stream = arguments.stream.as_deref();
     let target = Target {
         url: &url,
         tenant: &arguments.tenant,
         token: &token,
-        stream,
+        stream: arguments.stream.as_deref(),
     };
-    let summary = files(&target, &arguments.paths, arguments.format, true).await?;
+    let rejects = match &arguments.rejects {
+        Some(path) => Rejects::create(path)?,
+        None => Rejects::nowhere(),
+    };
+    let mut sender = Sender::new(&target, rejects)?;
+    let sent = all(&mut sender, &arguments.paths, arguments.format, true).await;
+    // What is known is said, also of a run that broke off.
+    let summary = sender.finish()?;
+    report(&summary);
+    sent?;
+    match summary.refused {
+        0 => Ok(()),
+        refused => Err(super::Error::Refused(refused)),
+    }
+}
+
+fn report(summary: &Summary) {
     let Summary {
         accepted,
         duplicates,
@@ -81,11 +103,6 @@ pub async fn run(config: Config, arguments: &Arguments) -> Result<(), super::Err
     reasons
         .iter()
         .for_each(|reason| say(format!("  refused: {reason}")));
-    if refused > 0 {
-        Err(super::Error::Refused(refused))
-    } else {
-        Ok(())
-    }
 }
 
 /// A token request for somebody who sends records.
@@ -97,11 +114,6 @@ pub(super) fn writer(tenant: &str) -> TokenRequest {
         ..TokenRequest::default()
     }
 }
-
-/// Records sent in one request.
-const BATCH_RECORDS: usize = 1_000;
-/// Bytes sent in one request, well under the server's limit.
-const BATCH_BYTES: usize = 8 << 20;
 
 /// What became of the records that were sent.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -124,7 +136,10 @@ pub enum Error {
     /// A file could not be read.
     #[error("nothing more was sent")]
     Source(#[from] source::Error),
-    /// The server could not be reached.
+    /// What was refused could not be written down.
+    #[error("the file of rejects cannot be written")]
+    Rejects(#[source] std::io::Error),
+    /// The server could not be reached, for as long as was tried.
     #[error("the server did not answer; what was sent is safe, run the same command again")]
     Unreachable(#[from] reqwest::Error),
     /// The server refused the whole request.
@@ -157,31 +172,58 @@ pub async fn files(
     target: &Target<'_>,
     paths: &[PathBuf],
     format: Format,
-    progress: bool,
 ) -> Result<Summary, Error> {
+    let mut sender = Sender::new(target, Rejects::nowhere())?;
+    all(&mut sender, paths, format, false).await?;
+    sender.finish()
+}
+
+/// Sends these records.
+pub async fn records(
+    target: &Target<'_>,
+    records: impl IntoIterator<Item = Value>,
+) -> Result<Summary, Error> {
+    let mut sender = Sender::new(target, Rejects::nowhere())?;
+    for (number, record) in (1..).zip(records) {
+        let text = record.to_string();
+        sender.add(Line::new("", number, text)).await?;
+    }
+    sender.send().await?;
+    sender.finish()
+}
+
+async fn all(
+    sender: &mut Sender<'_>,
+    paths: &[PathBuf],
+    format: Format,
+    progress: bool,
+) -> Result<(), Error> {
     let files = source::files(paths)?;
     let bar = if progress {
         bar(files.len() as u64)
     } else {
         ProgressBar::hidden()
     };
-    let mut summary = Summary::default();
     for file in &files {
-        bar.set_message(
-            file.file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default(),
-        );
-        records(
-            target,
-            source::records(file, format, target.tenant)?,
-            &mut summary,
-        )
-        .await?;
+        let name = file
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        for item in source::records(file, format, sender.tenant())? {
+            let item = item?;
+            match item.record {
+                Ok(text) => sender.add(Line::new(&name, item.line, text)).await?,
+                Err(Bad { reason, original }) => {
+                    sender.reject(Line::new(&name, item.line, original), &reason)?;
+                }
+            }
+            bar.set_message(format!("{name} {} records", sender.answered()));
+        }
         bar.inc(1);
     }
+    sender.send().await?;
     bar.finish_and_clear();
-    Ok(summary)
+    Ok(())
 }
 
 fn bar(length: u64) -> ProgressBar {
@@ -190,95 +232,4 @@ fn bar(length: u64) -> ProgressBar {
         bar.set_style(style);
     }
     bar
-}
-
-/// Sends records in batches and adds their outcomes to `summary`.
-pub async fn records(
-    target: &Target<'_>,
-    records: impl IntoIterator<Item = Value>,
-    summary: &mut Summary,
-) -> Result<(), Error> {
-    let client = reqwest::Client::new();
-    let mut body = String::new();
-    let mut lines = 0;
-    for record in records {
-        let line = record.to_string();
-        if lines == BATCH_RECORDS || (lines > 0 && body.len() + line.len() > BATCH_BYTES) {
-            send(&client, target, std::mem::take(&mut body), summary).await?;
-            lines = 0;
-        }
-        body.push_str(&line);
-        body.push('\n');
-        lines += 1;
-    }
-    if lines > 0 {
-        send(&client, target, body, summary).await?;
-    }
-    Ok(())
-}
-
-async fn send(
-    client: &reqwest::Client,
-    target: &Target<'_>,
-    body: String,
-    summary: &mut Summary,
-) -> Result<(), Error> {
-    let mut request = client
-        .post(format!(
-            "{}/v1/audit/records:batch",
-            target.url.trim_end_matches('/')
-        ))
-        .bearer_auth(target.token)
-        .header("x-tenant-id", target.tenant)
-        .header("content-type", "application/x-ndjson")
-        .body(body);
-    if let Some(stream) = target.stream {
-        request = request.header("x-stream", stream);
-    }
-    let response = request.send().await?;
-    let status = response.status().as_u16();
-    let answer: Value = response.json().await?;
-    let Some(results) = answer["results"].as_array() else {
-        return Err(Error::Refused {
-            status,
-            slug: answer["type"]
-                .as_str()
-                .and_then(|uri| uri.rsplit('/').next())
-                .unwrap_or("unknown")
-                .to_owned(),
-            detail: answer["detail"].as_str().unwrap_or("no detail").to_owned(),
-        });
-    };
-    results.iter().for_each(|result| count(result, summary));
-    Ok(())
-}
-
-const REASONS_MAX: usize = 5;
-
-fn count(result: &Value, summary: &mut Summary) {
-    match result["status"].as_u64() {
-        Some(200) if result["duplicate"] == Value::Bool(true) => summary.duplicates += 1,
-        Some(200) => summary.accepted += 1,
-        Some(202) => summary.quarantined += 1,
-        Some(_) | None => {
-            summary.refused += 1;
-            if summary.reasons.len() < REASONS_MAX {
-                summary.reasons.push(reason(result));
-            }
-        }
-    }
-}
-
-fn reason(result: &Value) -> String {
-    let problem = if result["problem"].is_object() {
-        &result["problem"]
-    } else {
-        result
-    };
-    let first = &problem["violations"][0];
-    let detail = problem["detail"].as_str().unwrap_or("no detail");
-    match (first["pointer"].as_str(), first["message"].as_str()) {
-        (Some(pointer), Some(message)) => format!("{detail} ({pointer}: {message})"),
-        _ => detail.to_owned(),
-    }
 }
