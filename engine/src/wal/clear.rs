@@ -4,7 +4,9 @@
 //! without that a segment that is missing could not be told from one that was removed.
 
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 
+use super::reserve;
 use super::segment;
 use super::source::Source;
 use super::writer::{GROUP_BYTES_MAX, Writer};
@@ -18,6 +20,7 @@ impl Writer {
     /// Removes what is released, and moves what stands in its way.
     pub(super) fn tidy(&mut self) {
         self.leave_idle_segment();
+        self.leave_failed_segment();
         self.remove_released();
         while self.should_carry() {
             if let Err(error) = self.carry(None) {
@@ -43,12 +46,38 @@ impl Writer {
         }
     }
 
+    /// After a failure nothing can be removed until a fresh segment was made, and on a full disk no append makes one.
+    fn leave_failed_segment(&mut self) {
+        let index = self.shared.index();
+        let releasable = index
+            .oldest()
+            .is_some_and(|first| first < index.low(u64::MAX));
+        drop(index);
+        if self.current.is_some() || !releasable {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let made = reserve::with_room(&*shared.disk, &shared.folder, || self.start(&[]));
+        if made.is_err() {
+            tracing::warn!("no fresh segment of the log could be made");
+        }
+    }
+
+    /// Keeps room for the next time the disk is full.
+    pub(super) fn keep_reserve(&self) {
+        let made = reserve::make(&self.settings, &*self.shared.disk, &*self.random);
+        if made.is_err() {
+            tracing::warn!("the log has no reserve on its disk");
+        }
+    }
+
     fn remove_released(&mut self) {
         if self.released_segments().is_empty() || !self.mark_low() {
             return;
         }
         let released = self.released_segments();
         self.forget(&released);
+        self.keep_reserve();
     }
 
     /// Removes segments that are below the durable mark.

@@ -306,6 +306,36 @@ async fn a_full_disk_refuses_and_recovers() {
 }
 
 #[tokio::test]
+async fn a_disk_that_the_log_has_filled_is_freed_by_release() {
+    let world = World::new(&["acme"]).await;
+    for restart in [false, true] {
+        let machine = Machine::new(1);
+        let mut writer = open(&machine).unwrap();
+        machine.faults(Faults {
+            capacity: 60_000,
+            ..Faults::default()
+        });
+        let large = "x".repeat(1000);
+        let taken = std::iter::from_fn(|| append(&world, &mut writer, &[&large])[0]).count();
+        assert!(taken > 20, "{taken}");
+        if restart {
+            machine.kill();
+            writer = open(&machine).unwrap();
+        }
+        assert_eq!(payloads(&world, &writer).await.len(), taken);
+        let last = writer.chain.position;
+        writer.shared.index().release(&world.sources[0].0, last);
+        writer.tidy();
+        let left = writer.shared.index().bytes();
+        assert!(left < 2000, "{left} bytes, restart {restart}");
+        assert_eq!(append(&world, &mut writer, &[&large]), [Some(last + 1)]);
+        machine.lose_power();
+        let writer = open(&machine).unwrap();
+        assert_eq!(payloads(&world, &writer).await, [large]);
+    }
+}
+
+#[tokio::test]
 async fn the_log_takes_no_more_than_its_own_limit() {
     let world = World::new(&["acme"]).await;
     let machine = Machine::new(1);

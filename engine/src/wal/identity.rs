@@ -3,7 +3,7 @@
 //! `"THWALID1"`, the id (16 bytes), the generation (u64 LE), CRC32C of all that (u32 LE). The generation counts the
 //! starts: a folder that was restored from a copy shows itself by an older one.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use catalog::clock::{self, Random};
@@ -45,13 +45,12 @@ impl Identity {
     }
 
     /// The same log at its next start, durable when this returns.
-    pub(super) fn next(self, disk: &dyn Disk, folder: &Path) -> Result<Self, Error> {
+    pub(super) fn next(self, disk: &dyn Disk, folder: &Path) -> io::Result<Self> {
         let next = Self {
             id: self.id,
             generation: self.generation + 1,
         };
-        publish(disk, &folder.join(FILE), &next.encode())
-            .map_err(Error::io("its identity cannot be written"))?;
+        publish(disk, &folder.join(FILE), &next.encode())?;
         Ok(next)
     }
 

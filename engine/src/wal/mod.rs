@@ -7,8 +7,8 @@
 //! release--> segments without unreleased frames are removed; stragglers are carried forward   (writer)
 //! ```
 //!
-//! The folder: `wal.id` (identity), `lock`, `<20-digit first position>.wal` (frame, segment), and `unreadable/` for
-//! segments that the operator had set aside. One process has it open at a time.
+//! The folder: `wal.id` (identity), `lock`, `<20-digit first position>.wal` (frame, segment), `reserve` (reserve), and
+//! `unreadable/` for segments that the operator had set aside. One process has it open at a time.
 //!
 //! - One log for all sources of a node. Positions count from 1 and have no holes; those of one source may.
 //! - Nothing that was answered `Ok` is lost. What was answered with an error may be found after a restart, but never
@@ -28,6 +28,7 @@ mod index;
 mod inspect;
 mod recovery;
 mod repair;
+mod reserve;
 mod scan;
 mod sealed;
 mod segment;
@@ -37,6 +38,8 @@ mod source;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
 mod writer;
 
 use std::collections::HashMap;

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::Settings;
 use super::error::Error;
 use super::identity::Identity;
+use super::reserve;
 use super::scan;
 use super::segment;
 use super::shared::Shared;
@@ -37,7 +38,8 @@ pub(super) fn open(
         Some(identity) => identity,
         None => Identity::make(&*random),
     };
-    let identity = identity.next(&*disk, folder)?;
+    let identity = reserve::with_room(&*disk, folder, || identity.next(&*disk, folder))
+        .map_err(Error::io("its identity cannot be written"))?;
     let loaded = scan::load(&*disk, folder, identity.id)?;
     let shared = Shared::new(disk, folder.clone(), identity.id, loaded.index);
     let mut writer = Writer {
@@ -53,10 +55,10 @@ pub(super) fn open(
     };
     let shared = Arc::clone(&writer.shared);
     shared.last.store(writer.chain.position, Ordering::Release);
-    writer
-        .start(&loaded.tail)
+    reserve::with_room(&*shared.disk, &shared.folder, || writer.start(&loaded.tail))
         .map_err(Error::io("no segment can be made"))?;
     writer.forget(&loaded.leftovers);
+    writer.keep_reserve();
     Ok(Opened {
         writer,
         generation: identity.generation,

@@ -11,7 +11,7 @@
 //! segment, and so under other keys.
 //!
 //! The chain: `digest(p) = SHA-256(digest(p - 1) | p (u64 LE) | origin (u64 LE) | source | ciphertext)`, `digest(0)` = 32
-//! zero bytes. It does not depend on the segment that holds the frame.
+//! zero bytes. It does not depend on the segment that holds the frame. Test vectors: `vectors`.
 
 use std::sync::Arc;
 

@@ -169,7 +169,11 @@ async fn segments_go_when_every_source_has_released_them() {
     );
     wal.release(&world.sources[1].0, last);
     let _ = wal.carry_forward(&world.sources[0].0).await;
-    assert_eq!(world.files().len(), 3, "identity, lock, one segment");
+    assert_eq!(
+        world.files().len(),
+        4,
+        "identity, lock, reserve, one segment"
+    );
     assert!(wal.bytes() < 1024, "{} bytes are left", wal.bytes());
     wal.close().await;
     let (wal, recovery) = world.open();

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::error::AppendError;
 use super::frame::{FRAME_OVERHEAD_MAX, Header, Link};
 use super::index::{Holding, Location};
+use super::reserve;
 use super::sealed::{Chain, SealedFrame, SealedKey, seal};
 use super::segment::{Current, Places};
 use super::shared::Shared;
@@ -326,10 +327,9 @@ fn refusal(error: &io::Error) -> AppendError {
         error = error as &dyn std::error::Error,
         "frames were not acknowledged"
     );
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            AppendError::Full
-        }
-        _ => AppendError::Failed,
+    if reserve::is_full(error) {
+        AppendError::Full
+    } else {
+        AppendError::Failed
     }
 }
