@@ -331,7 +331,8 @@ async fn a_disk_that_the_log_has_filled_is_freed_by_release() {
         assert_eq!(append(&world, &mut writer, &[&large]), [Some(last + 1)]);
         machine.lose_power();
         let writer = open(&machine).unwrap();
-        assert_eq!(payloads(&world, &writer).await, [large]);
+        // What shared the segment may come back with it: a release lives in memory.
+        assert_eq!(payloads(&world, &writer).await.last(), Some(&large));
     }
 }
 
