@@ -20,7 +20,7 @@ use catalog::node::Nodes;
 use catalog::policy::Policies;
 use catalog::tenant::{self, OnboardError, Registry};
 use engine::evidence::EvidenceLog;
-use engine::ingest::Ingest;
+use engine::ingest::{Ingest, Review};
 use engine::query::Queries;
 use engine::table::{self, Silo, Tables};
 use http::{HeaderMap, header};
@@ -88,6 +88,8 @@ pub struct Service {
     pub queries: Arc<Queries>,
     /// What writes them.
     pub ingest: Arc<Ingest>,
+    /// What becomes of those that were kept aside.
+    pub review: Review,
     /// Who calls.
     pub authenticator: Authenticator,
     /// How much each tenant may ask for.
@@ -157,6 +159,7 @@ impl Service {
             tables: engine.tables,
             queries: engine.queries,
             ingest: engine.ingest,
+            review: engine.review,
             authenticator,
             rates,
             developer,
@@ -333,6 +336,7 @@ struct Engine {
     evidence: Arc<EvidenceLog>,
     queries: Arc<Queries>,
     ingest: Arc<Ingest>,
+    review: Review,
 }
 
 impl Engine {
@@ -362,8 +366,10 @@ impl Engine {
             Arc::clone(&control.keys),
             Arc::clone(clock),
             Arc::clone(random),
-            ids,
+            Arc::clone(&ids),
         );
+        let ingest = Arc::new(ingest);
+        let (read, clock_of) = (Arc::clone(&tables), Arc::clone(clock));
         let limits = engine::query::Limits {
             memory_bytes_max: config.limits.query_memory_bytes_max,
             deadline: config.limits.query_time_max,
@@ -373,7 +379,8 @@ impl Engine {
             queries: Arc::new(Queries::new(Arc::clone(&tables), Arc::clone(clock), limits)),
             tables,
             evidence,
-            ingest: Arc::new(ingest),
+            review: Review::new(read, Arc::clone(&ingest), ids, clock_of),
+            ingest,
         }
     }
 }

@@ -8,6 +8,7 @@
 mod ingest;
 mod isolation;
 mod limits;
+mod quarantine;
 mod redaction;
 mod tamper;
 mod tidy;

@@ -271,7 +271,10 @@ impl Gate {
         basis.extend(about(request.target.as_ref()));
         basis.extend(admitted(operation, &record, &current, confirmed)?);
         let profile = profile(&current.policy.bundle, &roles);
-        if operation == OperationKind::Read {
+        if matches!(
+            operation,
+            OperationKind::Read | OperationKind::QuarantineRead
+        ) {
             basis.push(format!("Mask.{}", profile.name));
         }
         Ok(decision::sealed(Decision {
@@ -312,11 +315,15 @@ impl Gate {
             (Standing::Tenant, _) => Err(Denial::Forbidden {
                 needs: "an operator, who acts from the system tenant",
             }),
-            (Standing::System, OperationKind::Read | OperationKind::Write) => {
-                Err(Denial::Forbidden {
-                    needs: "a caller of the tenant itself",
-                })
-            }
+            (
+                Standing::System,
+                OperationKind::Read
+                | OperationKind::Write
+                | OperationKind::QuarantineRead
+                | OperationKind::QuarantineDecide,
+            ) => Err(Denial::Forbidden {
+                needs: "a caller of the tenant itself",
+            }),
             // It may be about to be made.
             (Standing::System, OperationKind::TenantAdmin) => Ok(()),
             (Standing::System, OperationKind::PolicyRead | OperationKind::PolicyWrite) => {
@@ -384,7 +391,11 @@ fn admitted(
     let residency = format!("Residency.{}", record.silo);
     match (confirmed, operation, bundle.stale_mode) {
         (true, _, _) => Ok(vec![residency]),
-        (false, OperationKind::Read | OperationKind::PolicyRead, StaleMode::Serve) => {
+        (
+            false,
+            OperationKind::Read | OperationKind::PolicyRead | OperationKind::QuarantineRead,
+            StaleMode::Serve,
+        ) => {
             tracing::warn!(tenant = %record.id, "served under a policy that could not be confirmed");
             Ok(vec![residency, "Cached".to_owned()])
         }
@@ -423,7 +434,10 @@ fn allowed(
     statement: Option<String>,
     plan_digest: Option<[u8; 32]>,
 ) -> EvidenceEntry {
-    let reads = decision.operation == OperationKind::Read;
+    let reads = matches!(
+        decision.operation,
+        OperationKind::Read | OperationKind::QuarantineRead
+    );
     EvidenceEntry {
         tenant: decision.tenant.clone(),
         operation: decision.operation.as_str(),

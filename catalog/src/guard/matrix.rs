@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::guard::{
-    Denial, Operation, OperationKind, PolicyRead, PolicyWrite, Read, Request, TenantAdmin, Write,
+    Denial, Operation, OperationKind, PolicyRead, PolicyWrite, QuarantineDecide, QuarantineRead,
+    Read, Request, TenantAdmin, Write,
 };
 use crate::tenant::{Event, NewTenant, TenantState};
 use crate::world::{World, id, silo};
@@ -92,6 +93,8 @@ async fn ask(
         OperationKind::TenantAdmin => denial::<TenantAdmin>(world, claims, request).await,
         OperationKind::PolicyRead => denial::<PolicyRead>(world, claims, request).await,
         OperationKind::PolicyWrite => denial::<PolicyWrite>(world, claims, request).await,
+        OperationKind::QuarantineRead => denial::<QuarantineRead>(world, claims, request).await,
+        OperationKind::QuarantineDecide => denial::<QuarantineDecide>(world, claims, request).await,
     }
 }
 
@@ -103,7 +106,7 @@ async fn row(world: &World, name: &str, claims: Value, request: Request) -> Stri
         assert_eq!(recorded.len(), 1, "every decision leaves one entry");
         assert_eq!(recorded[0].slug, answer.as_ref().map(Denial::slug));
         line.push_str(&format!(
-            "{:<16}",
+            "{:<17}",
             answer.as_ref().map_or("allow", Denial::slug)
         ));
     }
@@ -123,7 +126,7 @@ async fn decisions_are_as_written_down() {
     {
         let operations: String = OperationKind::ALL
             .iter()
-            .map(|operation| format!("{:<16}", operation.as_str()))
+            .map(|operation| format!("{:<17}", operation.as_str()))
             .collect();
         found.push_str(&format!("{tenant:<28}{}\n", operations.trim_end()));
         for (name, roles, scopes) in CALLERS {

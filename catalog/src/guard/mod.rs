@@ -23,6 +23,7 @@ pub use decision::Decision;
 pub use denial::Denial;
 pub use gate::Gate;
 pub use permit::{
-    Operation, OperationKind, Permit, PolicyRead, PolicyWrite, Read, TenantAdmin, Write,
+    Operation, OperationKind, Permit, PolicyRead, PolicyWrite, QuarantineDecide, QuarantineRead,
+    Read, TenantAdmin, Write,
 };
 pub use request::Request;

@@ -22,16 +22,22 @@ pub enum OperationKind {
     PolicyRead,
     /// A policy is replaced.
     PolicyWrite,
+    /// Quarantined records are looked at.
+    QuarantineRead,
+    /// A quarantined record is released or discarded.
+    QuarantineDecide,
 }
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Write,
         Self::Read,
         Self::TenantAdmin,
         Self::PolicyRead,
         Self::PolicyWrite,
+        Self::QuarantineRead,
+        Self::QuarantineDecide,
     ];
 
     /// The word in decisions and evidence.
@@ -43,6 +49,8 @@ impl OperationKind {
             Self::TenantAdmin => "TenantAdmin",
             Self::PolicyRead => "PolicyRead",
             Self::PolicyWrite => "PolicyWrite",
+            Self::QuarantineRead => "QuarantineRead",
+            Self::QuarantineDecide => "QuarantineDecide",
         }
     }
 }
@@ -53,7 +61,7 @@ impl fmt::Display for OperationKind {
     }
 }
 
-/// An operation as a type. Sealed: the five below are all there are.
+/// An operation as a type. Sealed: those below are all there are.
 pub trait Operation: sealed::Sealed + Send + Sync + 'static {
     /// The operation as a value.
     const KIND: OperationKind;
@@ -86,7 +94,11 @@ operations! {
     /// A policy is looked at.
     PolicyRead,
     /// A policy is replaced.
-    PolicyWrite
+    PolicyWrite,
+    /// Quarantined records are looked at.
+    QuarantineRead,
+    /// A quarantined record is released or discarded.
+    QuarantineDecide
 }
 
 /// The guard allowed `Op`. There is no other way to come by one than [`super::Gate::authorize`].

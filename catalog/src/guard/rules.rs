@@ -82,6 +82,21 @@ const RULES: &[Rule] = &[
         scopes: &[Scope::PolicyWrite],
         needs: "the scope audit.policy.write or the role Security.Admin",
     },
+    Rule {
+        operation: OperationKind::QuarantineRead,
+        standing: Standing::Tenant,
+        roles: QUARANTINE_READERS,
+        scopes: &[],
+        needs: "the role Audit.Admin or Security.Admin",
+    },
+    // Whoever releases a record writes it: only a person whose role says so, and no service with a scope to write.
+    Rule {
+        operation: OperationKind::QuarantineDecide,
+        standing: Standing::Tenant,
+        roles: &[Role::AuditAdmin, Role::SecurityAdmin],
+        scopes: &[],
+        needs: "the role Audit.Admin or Security.Admin",
+    },
 ];
 
 /// The roles that may read a tenant's records, and so the ones whose masking profiles count.

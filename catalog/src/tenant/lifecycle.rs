@@ -97,11 +97,14 @@ impl TenantState {
             (Self::Active, _)
             | (
                 Self::Suspended | Self::PendingDeletion,
-                OperationKind::Read | OperationKind::PolicyRead,
+                OperationKind::Read | OperationKind::PolicyRead | OperationKind::QuarantineRead,
             ) => true,
             (
                 Self::Suspended | Self::PendingDeletion,
-                OperationKind::Write | OperationKind::TenantAdmin | OperationKind::PolicyWrite,
+                OperationKind::Write
+                | OperationKind::TenantAdmin
+                | OperationKind::PolicyWrite
+                | OperationKind::QuarantineDecide,
             )
             | (Self::Provisioning | Self::Deleted, _) => false,
         }
@@ -115,7 +118,13 @@ impl TenantState {
             (Self::Deleted, OperationKind::PolicyRead | OperationKind::PolicyWrite) => false,
             (_, OperationKind::PolicyRead | OperationKind::PolicyWrite) => true,
             // A tenant's records are for its own callers only.
-            (_, OperationKind::Read | OperationKind::Write) => false,
+            (
+                _,
+                OperationKind::Read
+                | OperationKind::Write
+                | OperationKind::QuarantineRead
+                | OperationKind::QuarantineDecide,
+            ) => false,
         }
     }
 

@@ -10,12 +10,14 @@
 //! Acknowledged means committed: files and log entry are durable, and so is the evidence of the permit.
 
 pub mod dedupe;
+mod entries;
 mod incoming;
 mod intake;
 mod lane;
 mod outcome;
 mod quarantine;
 mod request;
+mod review;
 mod room;
 mod rules;
 
@@ -24,17 +26,19 @@ use std::sync::Arc;
 
 use catalog::clock::{Clock, Random};
 use catalog::guard::{Decision, Permit, Write};
-use catalog::ids::RecordIds;
+use catalog::ids::{PolicyVersion, RecordId, RecordIds};
 use catalog::keys::KeyRing;
 use tokio::sync::oneshot;
 
+use crate::record::StoredRecord;
 use crate::record::batch::QuarantineRow;
+use crate::record::canonical::release_digest;
 use crate::sequencer::{LaneError, Queue, Queues};
 use crate::table::Tables;
 
 use self::dedupe::Dedup;
 use self::intake::Intake;
-use self::lane::{Disposition, RecordLane};
+use self::lane::{Candidate, Disposition, RecordLane};
 use self::quarantine::QuarantineLane;
 use self::request::Request;
 use self::room::Room;
@@ -42,6 +46,7 @@ use self::rules::RuleBook;
 
 pub use self::incoming::IncomingRecord;
 pub use self::outcome::{Error, Outcome, QuarantineReason, Receipt};
+pub use self::review::{Decided, Entry, Filter, PAGE_MAX, Page, Review, ReviewError, State};
 
 /// Records that are parsed and redacted before others get their turn.
 const RECORDS_AT_ONCE: usize = 32;
@@ -124,6 +129,33 @@ impl Ingest {
         self.keep_aside(decision, aside).await?;
         permit.evidence_durable().await.map_err(Error::Denied)?;
         Ok(request.into_outcomes())
+    }
+
+    /// Stores a record that was kept aside, as it was redacted then, under a key that is this entry's alone: however often
+    /// it is released, it is there once.
+    async fn release(
+        &self,
+        decision: &Decision,
+        entry: RecordId,
+        mut stored: StoredRecord,
+    ) -> Result<Receipt, Error> {
+        let rules = self.rules.of(decision).await?;
+        let policy_version = stored.policy_version.as_deref().map(PolicyVersion::parse);
+        let policy_version = policy_version
+            .and_then(Result::ok)
+            .ok_or(Error::Unavailable)?;
+        let key = release_digest(entry, &rules.payload_key);
+        stored.key_digest = Some(key.clone());
+        stored.ingested_at = self.intake.clock.now();
+        let candidate = Candidate {
+            stored,
+            key,
+            policy_version,
+        };
+        match self.store(decision, vec![candidate]).await?.pop() {
+            Some(Disposition::Stored(receipt)) => Ok(receipt),
+            Some(Disposition::Mismatch { .. }) | None => Err(Error::Unavailable),
+        }
     }
 
     async fn store(

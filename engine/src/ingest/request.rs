@@ -3,14 +3,15 @@
 use catalog::guard::Decision;
 use catalog::ids::RecordIds;
 
-use crate::record::StoredRecord;
 use crate::record::batch::QuarantineRow;
 use crate::record::canonical::PayloadHash;
+use crate::record::{StoredRecord, frame};
 
 use super::Mode;
 use super::intake::Redacted;
 use super::lane::{self, Candidate, Disposition};
 use super::outcome::{Outcome, QuarantineReason};
+use super::review::State;
 use super::rules::Rules;
 
 /// One request.
@@ -123,6 +124,11 @@ impl Request {
             payload_hash: stored.payload_hash.clone(),
             policy_version: Some(decision.policy.version.clone()),
             correlation_id: decision.correlation.clone(),
+            entry_id: record_id,
+            state: State::Open.as_str().into(),
+            decision_reason: None,
+            decided_by: None,
+            sealed_record: Some(frame::encode_records(std::slice::from_ref(stored))),
         });
         record_id.to_string()
     }

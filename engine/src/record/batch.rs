@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, Int64Array, MapBuilder, MapFieldNames, StringArray, StringBuilder,
-    TimestampMicrosecondArray, new_null_array,
+    ArrayRef, BinaryArray, BinaryBuilder, Int64Array, MapBuilder, MapFieldNames, StringArray,
+    StringBuilder, TimestampMicrosecondArray, new_null_array,
 };
 use arrow::datatypes::Field;
 use arrow::error::ArrowError;
@@ -151,6 +151,11 @@ pub struct QuarantineRow {
     pub payload_hash: Option<String>,
     pub policy_version: Option<PolicyVersion>,
     pub correlation_id: CorrelationId,
+    pub entry_id: RecordId,
+    pub state: Cow<'static, str>,
+    pub decision_reason: Option<String>,
+    pub decided_by: Option<String>,
+    pub sealed_record: Option<Vec<u8>>,
 }
 
 /// Makes one batch of quarantine, sorted by `ingested_at` and `record_id`, both descending.
@@ -232,6 +237,15 @@ fn quarantine_column(field: &Field, rows: &[QuarantineRow]) -> Result<ArrayRef, 
             row.policy_version.as_ref().map(ToString::to_string)
         }),
         "correlation_id" => texts(rows, |row| Some(row.correlation_id.as_str())),
+        "entry_id" => owned_texts(rows, |row| Some(row.entry_id.to_string())),
+        "state" => texts(rows, |row| Some(row.state.as_ref())),
+        "decision_reason" => texts(rows, |row| row.decision_reason.as_deref()),
+        "decided_by" => texts(rows, |row| row.decided_by.as_deref()),
+        "sealed_record" => Arc::new(
+            rows.iter()
+                .map(|row| row.sealed_record.as_deref())
+                .collect::<BinaryArray>(),
+        ),
         _ => {
             return Err(ArrowError::SchemaError(
                 "a column of quarantine without values".to_owned(),
@@ -478,6 +492,11 @@ mod tests {
             payload_hash: Some("hmac-sha256:x".to_owned()),
             policy_version: None,
             correlation_id: CorrelationId::parse("c-1").unwrap(),
+            entry_id: RecordId::parse(id).unwrap(),
+            state: "open".into(),
+            decision_reason: None,
+            decided_by: None,
+            sealed_record: Some(vec![1]),
         };
         let batch = quarantine(vec![row(IDS[0], 1), row(IDS[1], 1), row(IDS[0], 2)]).unwrap();
         assert_eq!(batch.schema(), schema::quarantine());

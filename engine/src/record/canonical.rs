@@ -28,6 +28,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use catalog::ids::RecordId;
 use catalog::keys::SecretKey;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
@@ -65,6 +66,11 @@ pub fn payload_hash(record: &AuditRecord) -> Result<PayloadHash, NoCanonicalForm
 /// its column, or a change of that rule, hides no duplicate.
 pub fn key_digest(idempotency_key: &str, key: &SecretKey) -> String {
     URL_SAFE_NO_PAD.encode(key.mac(&[b"th-key-digest", idempotency_key.as_bytes()]))
+}
+
+/// The same for a record that comes out of quarantine: no key that could be sent has this form.
+pub fn release_digest(entry: RecordId, key: &SecretKey) -> String {
+    URL_SAFE_NO_PAD.encode(key.mac(&[b"th-release", &entry.to_bytes()]))
 }
 
 /// The record as its sender would have spelt it in normal form.

@@ -12,8 +12,9 @@
 //!               ‖ promoted: number, then column ‖ pointer ‖ 0x00, or column ‖ pointer ‖ 0x01 ‖ value
 //!               ‖ sealed fields: number, then pointer ‖ value
 //! quarantine  = presence (4 bytes) ‖ record id (16) ‖ ingested_at (8)
-//!               ‖ tenant ‖ stream ‖ retention class ‖ reason ‖ correlation id
-//!               ‖ idempotency key, payload, payload hash, policy version: those that are present
+//!               ‖ tenant ‖ stream ‖ retention class ‖ reason ‖ correlation id ‖ entry id (16) ‖ state
+//!               ‖ idempotency key, payload, payload hash, policy version, decision reason, decided by: those that are present
+//!               ‖ sealed record, a text of any bytes, if present
 //! ```
 //! Fixed numbers are little endian, the record id is as [`RecordId::to_bytes`] gives it, instants are microseconds since
 //! 1970. Bit n of the presence is the n-th of the texts; then come labels and leaf index. Everything of a row is in its
@@ -43,7 +44,8 @@ const TEXTS: usize = 16;
 const LABELS: u32 = 1 << TEXTS;
 const LEAF_INDEX: u32 = 1 << (TEXTS + 1);
 const RECORD_BITS: u32 = (LEAF_INDEX << 1) - 1;
-const QUARANTINE_BITS: u32 = 0b1111;
+const SEALED_RECORD: u32 = 0b100_0000;
+const QUARANTINE_BITS: u32 = 0b111_1111;
 
 /// Bytes that are no frame of this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -155,8 +157,13 @@ fn push_aside(out: &mut Vec<u8>, row: &QuarantineRow) {
         &row.payload,
         &row.payload_hash,
         &policy_version,
+        &row.decision_reason,
+        &row.decided_by,
     ];
-    let presence = bits(texts.iter().map(|text| text.is_some()));
+    let mut presence = bits(texts.iter().map(|text| text.is_some()));
+    if row.sealed_record.is_some() {
+        presence |= SEALED_RECORD;
+    }
     out.extend(presence.to_le_bytes());
     out.extend(row.record_id.to_bytes());
     out.extend(row.ingested_at.as_micros().to_le_bytes());
@@ -165,8 +172,14 @@ fn push_aside(out: &mut Vec<u8>, row: &QuarantineRow) {
     push_text(out, row.retention_class.as_str());
     push_text(out, &row.reason);
     push_text(out, row.correlation_id.as_str());
+    out.extend(row.entry_id.to_bytes());
+    push_text(out, &row.state);
     for text in texts.into_iter().flatten() {
         push_text(out, text);
+    }
+    if let Some(sealed) = &row.sealed_record {
+        push_number(out, sealed.len());
+        out.extend_from_slice(sealed);
     }
 }
 
@@ -304,6 +317,8 @@ impl<'b> Reader<'b> {
             retention_class: self.retention_class()?,
             reason: Cow::Owned(self.text()?.to_owned()),
             correlation_id: CorrelationId::parse(self.text()?).map_err(|_| Malformed)?,
+            entry_id: RecordId::from_bytes(self.array()?),
+            state: Cow::Owned(self.text()?.to_owned()),
             idempotency_key: self.present(presence, 1)?,
             payload: self.present(presence, 2)?,
             payload_hash: self.present(presence, 4)?,
@@ -312,7 +327,18 @@ impl<'b> Reader<'b> {
                 .map(|text| PolicyVersion::parse(&text))
                 .transpose()
                 .map_err(|_| Malformed)?,
+            decision_reason: self.present(presence, 16)?,
+            decided_by: self.present(presence, 32)?,
+            sealed_record: self.sealed_record(presence)?,
         })
+    }
+
+    fn sealed_record(&mut self, presence: u32) -> Result<Option<Vec<u8>>, Malformed> {
+        if presence & SEALED_RECORD == 0 {
+            return Ok(None);
+        }
+        let length = self.number()?;
+        Ok(Some(self.take(length)?.to_vec()))
     }
 
     fn take(&mut self, count: usize) -> Result<&'b [u8], Malformed> {

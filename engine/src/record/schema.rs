@@ -437,6 +437,27 @@ const QUARANTINE: &[Column] = &[
         Kind::Text,
         "Correlation id the sender was given",
     ),
+    shown(
+        "entry_id",
+        Kind::Text,
+        "Entry that the row is about: itself, or the one that it decides",
+    ),
+    shown(
+        "state",
+        Kind::Text,
+        "open for an entry; released or discarded for what was decided of it",
+    ),
+    shown(
+        "decision_reason",
+        Kind::Text,
+        "Why it was decided so, in the words of who did",
+    ),
+    shown("decided_by", Kind::Text, "Subject who decided"),
+    hidden(
+        "sealed_record",
+        Kind::Bytes,
+        "The redacted record itself, as it is stored when the entry is released",
+    ),
 ];
 
 #[cfg(test)]

@@ -213,12 +213,20 @@ pub(crate) fn aside() -> impl Strategy<Value = QuarantineRow> {
     (
         id(),
         instant(),
-        texts::<3>(),
+        texts::<5>(),
         "[a-z-]{1,20}",
         prop::option::of(1..u64::MAX),
+        prop::option::of(prop::collection::vec(any::<u8>(), 0..40)),
     )
         .prop_map(
-            |(record_id, ingested_at, [idempotency_key, payload, payload_hash], reason, number)| {
+            |(record_id, ingested_at, texts, reason, number, sealed_record)| {
+                let [
+                    idempotency_key,
+                    payload,
+                    payload_hash,
+                    decision_reason,
+                    decided_by,
+                ] = texts;
                 let tenant_id = TenantId::parse("acme").unwrap();
                 QuarantineRow {
                     record_id,
@@ -234,6 +242,11 @@ pub(crate) fn aside() -> impl Strategy<Value = QuarantineRow> {
                         number,
                     }),
                     correlation_id: CorrelationId::parse("c-1").unwrap(),
+                    entry_id: record_id,
+                    state: "open".into(),
+                    decision_reason,
+                    decided_by,
+                    sealed_record,
                     tenant_id,
                 }
             },

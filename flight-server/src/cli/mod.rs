@@ -7,6 +7,7 @@ mod generate;
 pub mod ingest;
 mod operator;
 mod policy;
+mod quarantine;
 mod repair;
 pub mod serve;
 mod sql;
@@ -65,6 +66,11 @@ enum Verb {
         after_help = "Example:\n  trailhouse bench ingest --tenant acme --connections 1,64 --seconds 10 --json bench.json"
     )]
     Bench(bench::Arguments),
+    /// Look at records that were kept aside, and decide of them
+    #[command(
+        after_help = "Example:\n  trailhouse quarantine list --tenant acme\n  trailhouse quarantine release <entry> --tenant acme --reason \"sent twice by mistake\""
+    )]
+    Quarantine(quarantine::Arguments),
     /// Ask one question, or get a prompt
     #[command(
         after_help = "Example:\n  trailhouse sql --tenant acme --role Reader \"SELECT count(*) FROM audit.records\""
@@ -99,6 +105,9 @@ pub enum Error {
     /// A measurement.
     #[error("nothing was measured")]
     Bench(#[from] bench::Error),
+    /// Quarantine.
+    #[error(transparent)]
+    Quarantine(#[from] quarantine::Error),
     /// SQL.
     #[error(transparent)]
     Sql(#[from] sql::Error),
@@ -121,6 +130,7 @@ impl Cli {
             Verb::Repair(arguments) => repair::run(config?, arguments).await,
             Verb::Ingest(arguments) => ingest::run(config?, &arguments).await,
             Verb::Bench(arguments) => bench::run(config?, &arguments).await,
+            Verb::Quarantine(arguments) => quarantine::run(config?, &arguments).await,
             Verb::Sql(arguments) => sql::run(config?, &arguments).await,
         }
     }

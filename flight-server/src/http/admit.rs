@@ -31,6 +31,15 @@ pub(super) async fn writes(
     admit(&listener, Class::Write, request, next).await
 }
 
+/// Around routes that look at something, or decide of it.
+pub(super) async fn reads(
+    State(listener): State<Listener>,
+    request: Request,
+    next: Next,
+) -> Response {
+    admit(&listener, Class::Query, request, next).await
+}
+
 async fn admit(listener: &Listener, class: Class, mut request: Request, next: Next) -> Response {
     let service = &listener.service;
     let context = match service.context(request.headers()).await {

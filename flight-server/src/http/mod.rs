@@ -17,6 +17,7 @@ mod headers;
 mod health;
 mod lines;
 mod problems;
+mod quarantine;
 mod receipt;
 mod records;
 mod room;

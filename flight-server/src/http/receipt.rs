@@ -34,7 +34,7 @@ impl Answer {
     }
 }
 
-fn json_of(receipt: &Receipt, tenant: &TenantId) -> Value {
+pub(super) fn json_of(receipt: &Receipt, tenant: &TenantId) -> Value {
     json!({
         "recordId": receipt.record_id,
         "tenantId": tenant,

@@ -11,7 +11,7 @@ use catalog::ids::SiloId;
 use http::{HeaderMap, HeaderValue};
 
 use super::room::Room;
-use super::{admit, events, health, problems, records};
+use super::{admit, events, health, problems, quarantine, records};
 use crate::observe::{CORRELATION_ID, Seen, observed};
 use crate::problem::{Problem, REQUEST_ID, Slug};
 use crate::service::Service;
@@ -54,7 +54,16 @@ pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
             admit::writes,
         ))
     };
+    let reads = |route: MethodRouter<Listener>| {
+        route.route_layer(middleware::from_fn_with_state(
+            listener.clone(),
+            admit::reads,
+        ))
+    };
+    let entry = get(quarantine::show).post(quarantine::decide);
     Router::new()
+        .route("/v1/audit/quarantine", reads(get(quarantine::list)))
+        .route("/v1/audit/quarantine/{entry}", reads(entry))
         .route("/v1/audit/records", writes(post(records::one)))
         .route("/v1/audit/records:batch", writes(post(records::many)))
         .route("/v1/audit/events", writes(post(events::take)))
@@ -103,6 +112,8 @@ fn route(path: &str) -> &'static str {
         "/healthz" => "healthz",
         "/readyz" => "readyz",
         "/metrics" => "metrics",
+        "/v1/audit/quarantine" => "quarantine",
+        path if path.starts_with("/v1/audit/quarantine/") => "quarantine-entry",
         path if path.starts_with("/problems/") => "problems",
         _ => "other",
     }

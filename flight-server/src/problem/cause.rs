@@ -1,8 +1,8 @@
 //! What went wrong below, as a problem: one exhaustive match for each kind of failure, and no other anywhere.
 
 use catalog::guard::Denial;
-use engine::ingest::{self, Outcome, QuarantineReason, Receipt};
-use engine::query;
+use engine::ingest::{self, Outcome, QuarantineReason, Receipt, ReviewError};
+use engine::{query, table};
 use serde_json::json;
 
 use super::{Problem, Slug};
@@ -70,6 +70,26 @@ impl From<ingest::Error> for Problem {
             ingest::Error::PayloadTooLarge => Self::new(Slug::PayloadTooLarge, detail),
             ingest::Error::KeyUnavailable => Self::new(Slug::KeyUnavailable, detail),
             ingest::Error::Unavailable => Self::new(Slug::Unavailable, detail),
+        }
+    }
+}
+
+impl From<ReviewError> for Problem {
+    fn from(error: ReviewError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ReviewError::NotFound => Self::new(Slug::NotFound, detail),
+            ReviewError::Decided(state) => {
+                Self::new(Slug::QuarantineDecided, detail).with("state", state.as_str())
+            }
+            ReviewError::NoRecord => Self::new(Slug::PreconditionFailed, detail),
+            ReviewError::TooMany => Self::new(Slug::QueryLimitExceeded, detail),
+            ReviewError::Denied(denial) => denial.into(),
+            ReviewError::Ingest(error) => error.into(),
+            ReviewError::Table(table::Error::KeyUnavailable(_)) => {
+                Self::new(Slug::KeyUnavailable, detail)
+            }
+            ReviewError::Table(_) => Self::new(Slug::Unavailable, detail),
         }
     }
 }

@@ -97,6 +97,7 @@ table! {
     SchemaIncompatible "schema-incompatible" CONFLICT FailedPrecondition "The schema change is not compatible";
     UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE InvalidArgument "The media type is not supported";
     PreconditionRequired "precondition-required" PRECONDITION_REQUIRED FailedPrecondition "The request must be conditional";
+    QuarantineDecided "quarantine-decided" CONFLICT FailedPrecondition "The quarantine entry was decided otherwise";
     Internal "internal" INTERNAL_SERVER_ERROR Internal "Something went wrong on our side";
 }
 
@@ -174,6 +175,7 @@ policy-invalid 422 FailedPrecondition
 schema-incompatible 409 FailedPrecondition
 unsupported-media-type 415 InvalidArgument
 precondition-required 428 FailedPrecondition
+quarantine-decided 409 FailedPrecondition
 internal 500 Internal
 ";
 
