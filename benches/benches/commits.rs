@@ -16,10 +16,10 @@ use catalog::clock::{Clock, Random, SystemClock, SystemRandom};
 use catalog::ids::{SiloId, TenantId};
 use catalog::keys::{KeyRing, Kms, LocalKms, TenantKeys};
 use engine::record::batch;
-use engine::table::{AppendOutcome, Silo, Table, TableKind, Tables};
+use engine::table::{AppendOutcome, Root, Silo, Table, TableKind, Tables};
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
-use url::Url;
+use object_store::memory::InMemory;
 
 const FILES: [usize; 3] = [10, 1_000, 20_000];
 const COMMITS: i64 = 51;
@@ -109,7 +109,7 @@ async fn main() {
         kms: Arc::new(kms),
         keys,
     };
-    let memory = Silo::open(silo.clone(), &"memory:///".parse().unwrap()).unwrap();
+    let memory = Silo::over(silo.clone(), Arc::new(InMemory::new()));
     println!("{ROWS} records a commit, median of {COMMITS} commits; open: once");
     println!(
         "{:>8}  {:>12} {:>12}  {:>12} {:>12}",
@@ -123,7 +123,7 @@ async fn main() {
         let (table, open_memory) = process.open(&memory).await;
         let root = folder.path().join(format!("silo-{files}"));
         spill(&memory, &root).await;
-        let disk = Silo::open(silo.clone(), &Url::from_directory_path(&root).unwrap()).unwrap();
+        let disk = Silo::open(silo.clone(), &Root::folder(&root).unwrap()).unwrap();
         let (on_disk, open_disk) = process.open(&disk).await;
         let in_memory = commits(&table).await;
         let on_disk = commits(&on_disk).await;

@@ -195,7 +195,7 @@ async fn latest(documents: &Documents) -> Result<Option<(u64, Entry)>, LeaseErro
 /// Whether this was the next version.
 async fn put(documents: &Documents, version: u64, entry: &Entry) -> Result<bool, LeaseError> {
     let bytes = Bytes::from(serde_json::to_vec(entry)?);
-    match documents.put(KIND, ID, version, bytes).await {
+    match documents.claim(KIND, ID, version, bytes).await {
         Ok(()) => Ok(true),
         Err(DocumentError::VersionTaken) => Ok(false),
         Err(error) => Err(error.into()),

@@ -250,7 +250,7 @@ impl Nodes {
             let bytes = Bytes::from(serde_json::to_vec(&next(registered)?)?);
             let put = self
                 .documents
-                .put(KIND, node, version.unwrap_or(0) + 1, bytes)
+                .claim(KIND, node, version.unwrap_or(0) + 1, bytes)
                 .await;
             match put {
                 Ok(()) => return Ok(()),

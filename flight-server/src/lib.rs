@@ -13,6 +13,7 @@ pub mod limits;
 pub mod observe;
 pub mod problem;
 pub mod service;
+pub mod stores;
 
 #[cfg(test)]
 mod world;

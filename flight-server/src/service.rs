@@ -1,12 +1,11 @@
 //! Everything a listener needs, built once from the configuration and handed to each.
 //!
 //! ```text
-//! config --> silo stores, local KMS --> key ring --> registry --> policies
-//!                                         '--> tables --> evidence --> gate
-//!                                                '------> queries, ingest
+//! config --> stores, local KMS --> key ring --> registry --> policies
+//!                                   '--> tables --> evidence --> gate
+//!                                          '------> queries, ingest
 //! ```
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,7 +13,7 @@ use catalog::clock::{Clock, Random, SystemClock, SystemRandom};
 use catalog::context::{IngressHeaders, TenantContext};
 use catalog::documents::Documents;
 use catalog::guard::{Denial, Gate};
-use catalog::ids::{RecordIds, SiloId};
+use catalog::ids::RecordIds;
 use catalog::keys::{self, KeyError, KeyRing, Kms, LocalKms, SecretKey};
 use catalog::node::Nodes;
 use catalog::policy::Policies;
@@ -22,9 +21,8 @@ use catalog::tenant::{self, OnboardError, Registry};
 use engine::evidence::EvidenceLog;
 use engine::ingest::{Ingest, Review};
 use engine::query::Queries;
-use engine::table::{self, Silo, Tables};
+use engine::table::Tables;
 use http::{HeaderMap, header};
-use object_store::ObjectStore;
 use object_store::path::Path;
 
 use crate::auth::developer::{self, Developer};
@@ -33,13 +31,14 @@ use crate::config::Config;
 use crate::limits::{Rates, Refusals};
 use crate::observe::{self, Metrics};
 use crate::problem::Problem;
+use crate::stores::{self, Stores};
 
 /// Why a service cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A silo's root, or that of the control documents.
-    #[error("a storage root cannot be opened")]
-    Storage(#[source] table::Error),
+    /// The stores.
+    #[error("a storage root is not to be had")]
+    Stores(#[from] stores::Error),
     /// The key folder, or a key in it.
     #[error("the keys cannot be opened")]
     Keys(#[from] KeyError),
@@ -58,9 +57,6 @@ pub enum Error {
     /// Metrics.
     #[error("nothing can be observed")]
     Observe(#[from] observe::Error),
-    /// A configuration without a silo.
-    #[error("no silo is configured")]
-    NoSilo,
 }
 
 /// The parts of a running server. Handlers use them; none of them knows of a wire.
@@ -116,10 +112,13 @@ impl Service {
     /// # Errors
     /// When storage, keys or metrics are not to be had.
     pub async fn build(config: Config) -> Result<Arc<Self>, Error> {
-        Self::build_with(config, Arc::new(SystemClock), Arc::new(SystemRandom)).await
+        install_tls_provider();
+        let random = Arc::new(SystemRandom);
+        let stores = Stores::open(&config, &*random).await?;
+        Self::build_with(config, Arc::new(SystemClock), random, stores).await
     }
 
-    /// The same, with time and chance given.
+    /// The same, with time, chance and stores given.
     ///
     /// # Errors
     /// As [`Self::build`].
@@ -127,6 +126,7 @@ impl Service {
         config: Config,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
+        stores: Stores,
     ) -> Result<Arc<Self>, Error> {
         install_tls_provider();
         let metrics = Metrics::install(config.limits.metric_tenants_max)?;
@@ -138,9 +138,8 @@ impl Service {
         let authenticator =
             Authenticator::new(&config.auth, developer.as_ref(), Arc::clone(&clock))?;
         let rates = Rates::new(config.limits.rates.clone(), Arc::clone(&clock));
-        let stores = Stores::open(&config)?;
         let control = Control::open(&config, &stores, &clock, &random).await?;
-        let engine = Engine::open(&config, stores, &control, &clock, &random);
+        let engine = Engine::open(&config, &stores, &control, &clock, &random);
         let gate = Gate::new(
             Arc::clone(&control.registry),
             Arc::clone(&control.policies),
@@ -241,45 +240,6 @@ impl Service {
     }
 }
 
-/// The silos' storage, and that of the control documents.
-struct Stores {
-    silos: Vec<Silo>,
-    by_silo: BTreeMap<SiloId, Arc<dyn ObjectStore>>,
-    home: SiloId,
-    control: Arc<dyn ObjectStore>,
-}
-
-impl Stores {
-    fn open(config: &Config) -> Result<Self, Error> {
-        let mut silos = Vec::new();
-        for silo in &config.silos {
-            silos.push(Silo::open(silo.id.clone(), &silo.root).map_err(Error::Storage)?);
-        }
-        let home = config.silos.first().ok_or(Error::NoSilo)?;
-        // The same store object where the roots are the same: one door to one folder.
-        let existing = silos
-            .iter()
-            .zip(&config.silos)
-            .find(|(_, configured)| configured.root == config.control_root)
-            .map(|(silo, _)| silo.store());
-        let control = match existing {
-            Some(store) => store,
-            None => Silo::open(home.id.clone(), &config.control_root)
-                .map_err(Error::Storage)?
-                .store(),
-        };
-        Ok(Self {
-            by_silo: silos
-                .iter()
-                .map(|silo| (silo.id().clone(), silo.store()))
-                .collect(),
-            silos,
-            home: home.id.clone(),
-            control,
-        })
-    }
-}
-
 /// Keys, tenants and policies.
 struct Control {
     keys: Arc<KeyRing>,
@@ -296,35 +256,36 @@ impl Control {
         clock: &Arc<dyn Clock>,
         random: &Arc<dyn Random>,
     ) -> Result<Self, Error> {
+        let home = stores.home()?;
         let kms: Arc<dyn Kms> = Arc::new(LocalKms::open(&config.keys_folder, Arc::clone(random))?);
         let keys = Arc::new(KeyRing::new(
             Arc::clone(&kms),
-            stores.by_silo.clone(),
+            stores.by_silo(),
             Arc::clone(clock),
             Arc::clone(random),
         ));
         let registry = Registry::open(
-            Arc::clone(&stores.control),
-            &stores.home,
+            Arc::clone(stores.control()),
+            home,
             Arc::clone(&keys),
             Arc::clone(clock),
             Arc::clone(random),
         );
         let registry = Arc::new(registry.await?);
-        let documents = Documents::new(Arc::clone(&stores.control), Path::from("control"));
-        let secret = keys::root_secret(&*kms, &documents, &stores.home, &**random).await?;
+        let documents = Documents::new(Arc::clone(stores.control()), Path::from("control"));
+        let secret = keys::root_secret(&*kms, &documents, home, &**random).await?;
         let policies = Arc::new(Policies::new(
-            stores.by_silo.clone(),
+            stores.by_silo(),
             Arc::clone(&registry),
             kms,
             Arc::clone(clock),
         ));
-        tenant::onboard_system(&registry, &policies, &stores.home).await?;
+        tenant::onboard_system(&registry, &policies, home).await?;
         Ok(Self {
             keys,
             registry,
             policies,
-            nodes: Arc::new(Nodes::new(Arc::clone(&stores.control))),
+            nodes: Arc::new(Nodes::new(Arc::clone(stores.control()))),
             secret,
         })
     }
@@ -342,13 +303,13 @@ struct Engine {
 impl Engine {
     fn open(
         config: &Config,
-        stores: Stores,
+        stores: &Stores,
         control: &Control,
         clock: &Arc<dyn Clock>,
         random: &Arc<dyn Random>,
     ) -> Self {
         let tables = Arc::new(Tables::new(
-            stores.silos,
+            stores.silos(),
             Arc::clone(&control.keys),
             Arc::clone(clock),
             Arc::clone(random),

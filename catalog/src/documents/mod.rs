@@ -14,6 +14,7 @@ mod sealed;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -22,6 +23,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use sha2::{Digest, Sha256};
 
 use crate::ids::{IdError, IdFault};
+use crate::store::StoreFault;
 
 pub use sealed::SealedDocuments;
 
@@ -32,6 +34,9 @@ pub const DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 const VERSION_DIGITS: usize = 20;
 /// How often a listing is repeated that missed a version which is there after all.
 const LISTINGS_MAX: usize = 4;
+/// How often a version is put that the store calls taken and does not have.
+const PUTS_MAX: u32 = 4;
+const PUT_WAIT: Duration = Duration::from_millis(50);
 
 /// Why a document could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +52,7 @@ pub enum DocumentError {
     Unavailable {
         /// What the store said.
         #[source]
-        source: object_store::Error,
+        source: StoreFault,
     },
     /// The history of the document is not as this product left it. Nothing of it may be used.
     #[error("the document's history was tampered with")]
@@ -101,6 +106,13 @@ struct Seen {
     digest: Option<[u8; 32]>,
 }
 
+/// What a version means that is there already, with the bytes that were to be written.
+#[derive(Clone, Copy, PartialEq)]
+enum Equal {
+    IsOurs,
+    IsTaken,
+}
+
 impl Documents {
     /// Documents below `prefix`.
     pub fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
@@ -112,10 +124,9 @@ impl Documents {
     }
 
     /// Writes version `version`, which must be the next one. Durable when it returns, if the store's puts are.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "documents are created here, with put-if-absent, and nowhere else"
-    )]
+    ///
+    /// Of writers that race with different bytes one succeeds. With the same bytes all may: a document that decides who
+    /// goes first is written with [`Self::claim`].
     pub async fn put(
         &self,
         kind: &str,
@@ -123,31 +134,69 @@ impl Documents {
         version: u64,
         bytes: Bytes,
     ) -> Result<(), DocumentError> {
+        self.write(kind, id, version, bytes, Equal::IsOurs).await
+    }
+
+    /// The same for a document that decides who goes first: of writers that race one succeeds at most, whatever their
+    /// bytes. After [`DocumentError::VersionTaken`] the version may be the caller's own: read the document again.
+    pub async fn claim(
+        &self,
+        kind: &str,
+        id: &str,
+        version: u64,
+        bytes: Bytes,
+    ) -> Result<(), DocumentError> {
+        self.write(kind, id, version, bytes, Equal::IsTaken).await
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "documents are created here, with put-if-absent, and nowhere else"
+    )]
+    async fn write(
+        &self,
+        kind: &str,
+        id: &str,
+        version: u64,
+        bytes: Bytes,
+        equal: Equal,
+    ) -> Result<(), DocumentError> {
         let name = Name::new(kind, id)?;
         if bytes.len() > DOCUMENT_BYTES_MAX {
             return Err(DocumentError::TooLarge);
         }
         self.check_is_next(&name, version).await?;
-        let digest = Sha256::digest(&bytes).into();
-        let put = self
-            .store
-            .put_opts(
-                &self.path(&name, version),
-                PutPayload::from_bytes(bytes),
-                PutMode::Create.into(),
-            )
-            .await;
-        match put {
-            Ok(_) => self.saw(&name, version, Some(digest)),
-            Err(
-                object_store::Error::AlreadyExists { .. }
-                | object_store::Error::Precondition { .. },
-            ) => {
-                self.saw(&name, version, None)?;
-                Err(DocumentError::VersionTaken)
+        let digest: [u8; 32] = Sha256::digest(&bytes).into();
+        let path = self.path(&name, version);
+        for attempt in 1..=PUTS_MAX {
+            let payload = PutPayload::from_bytes(bytes.clone());
+            let put = self
+                .store
+                .put_opts(&path, payload, PutMode::Create.into())
+                .await;
+            let fault = match put {
+                Ok(_) => return self.saw(&name, version, Some(digest)),
+                Err(error) => error,
+            };
+            // The store's client tries again by itself, and then meets what its first try wrote. What counts is what
+            // is there.
+            match self.read(&name, version).await {
+                Ok(Some(there))
+                    if equal == Equal::IsOurs && Sha256::digest(&there).as_slice() == digest =>
+                {
+                    return Ok(());
+                }
+                Ok(Some(_)) => return Err(DocumentError::VersionTaken),
+                Ok(None) if is_taken(&fault) => tokio::time::sleep(PUT_WAIT * attempt).await,
+                Ok(None) | Err(DocumentError::Unavailable { .. }) => {
+                    return Err(unavailable(fault));
+                }
+                Err(error) => return Err(error),
             }
-            Err(source) => Err(DocumentError::Unavailable { source }),
         }
+        Err(DocumentError::Unavailable {
+            source: StoreFault::contradiction(),
+        })
     }
 
     /// The newest version and its number; `None` if there never was one.
@@ -204,7 +253,7 @@ impl Documents {
             .store
             .list_with_delimiter(Some(&folder))
             .await
-            .map_err(|source| DocumentError::Unavailable { source })?;
+            .map_err(unavailable)?;
         let mut ids: Vec<String> = listed
             .common_prefixes
             .iter()
@@ -280,12 +329,14 @@ impl Documents {
             .store
             .list_with_offset(Some(&folder), &before)
             .try_filter_map(|object| {
+                // Not every store knows of offsets.
                 let version = parse_version(&folder, &object.location);
+                let version = version.filter(|&version| version >= from);
                 futures::future::ready(Ok(version))
             })
             .try_collect()
             .await
-            .map_err(|source| DocumentError::Unavailable { source })?;
+            .map_err(unavailable)?;
         versions.sort_unstable();
         Ok(versions)
     }
@@ -300,15 +351,12 @@ impl Documents {
             Err(object_store::Error::NotFound { .. }) => {
                 return Err(DocumentError::Tampered(Tampering::Regress));
             }
-            Err(source) => return Err(DocumentError::Unavailable { source }),
+            Err(error) => return Err(unavailable(error)),
         };
         if got.meta.size > DOCUMENT_BYTES_MAX as u64 {
             return Err(DocumentError::TooLarge);
         }
-        let bytes = got
-            .bytes()
-            .await
-            .map_err(|source| DocumentError::Unavailable { source })?;
+        let bytes = got.bytes().await.map_err(unavailable)?;
         self.saw(name, version, Some(Sha256::digest(&bytes).into()))?;
         Ok(Some(bytes))
     }
@@ -317,7 +365,7 @@ impl Documents {
         match self.store.head(&self.path(name, version)).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(source) => Err(DocumentError::Unavailable { source }),
+            Err(error) => Err(unavailable(error)),
         }
     }
 
@@ -362,6 +410,19 @@ impl Documents {
     fn path(&self, name: &Name, version: u64) -> Path {
         self.folder(name).join(format!("{version:020}"))
     }
+}
+
+fn unavailable(error: object_store::Error) -> DocumentError {
+    DocumentError::Unavailable {
+        source: StoreFault::from_store(&error),
+    }
+}
+
+fn is_taken(error: &object_store::Error) -> bool {
+    matches!(
+        error,
+        object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }
+    )
 }
 
 impl Name {

@@ -5,7 +5,7 @@
 //!        │ taken: ours (an earlier try got through) ──▶ Committed
 //!        │ taken: theirs, moved one of our txns or changed the schema ──▶ Conflict
 //!        │ taken: theirs, anything else ──▶ try v+2
-//!        └ unknown ──▶ try the same number again: it is then created, or taken by ours, or taken by theirs
+//!        └ unknown, or taken and not there ──▶ try the same number again: it is then created, or taken by ours or theirs
 //! ```
 //!
 //! The cost is that of the entries which came in between; no step looks at the table's files.
@@ -23,10 +23,10 @@ use deltalake_core::kernel::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::Error;
 use super::file_writer::SealedFile;
 use super::index::{FORMAT, TAG_KEY, TAG_SHA256, TAG_STATS, TAG_VERSION, TableState};
 use super::log::{self, Log, Written};
+use super::{Error, StoreFault};
 use crate::record::schema::PARTITIONS;
 
 /// The commit info key that tells one's own entry from another's.
@@ -158,7 +158,9 @@ impl Entry {
         let mut unknown = 0;
         loop {
             match log.create(0, &self.bytes).await {
-                Written::Created | Written::Taken => return Ok(()),
+                Written::Created => return Ok(()),
+                Written::Taken if log.read(0).await?.is_some() => return Ok(()),
+                Written::Taken => retry(&mut unknown, StoreFault::contradiction()).await?,
                 Written::Unknown(fault) => retry(&mut unknown, fault).await?,
             }
         }
@@ -173,9 +175,10 @@ impl Entry {
                 Written::Created => return Ok(AppendOutcome::Committed { version }),
                 Written::Unknown(fault) => retry(&mut unknown, fault).await?,
                 Written::Taken => {
-                    let there = log.read(version).await?.ok_or(Error::Tampered {
-                        what: "a log entry vanished",
-                    })?;
+                    let Some(there) = log.read(version).await? else {
+                        retry(&mut unknown, StoreFault::contradiction()).await?;
+                        continue;
+                    };
                     if self.is(&there) {
                         return Ok(AppendOutcome::Committed { version });
                     }
@@ -212,7 +215,7 @@ pub(crate) fn new_id(clock: &dyn Clock, random: &dyn Random) -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(clock.now().as_millis(), &array(random)).into_uuid()
 }
 
-async fn retry(unknown: &mut u32, fault: super::silo::StoreFault) -> Result<(), Error> {
+async fn retry(unknown: &mut u32, fault: StoreFault) -> Result<(), Error> {
     *unknown += 1;
     if *unknown > UNKNOWN_MAX {
         return Err(Error::Unavailable {
@@ -263,9 +266,10 @@ fn unsayable() -> Error {
 mod tests {
     use super::*;
     use crate::table::testing::{World, request, row, rows, run};
-    use crate::table::{Silo, StoreFault, Table, TableKind};
+    use crate::table::{Root, Silo, Table, TableKind};
     use object_store::memory::InMemory;
     use object_store::path::Path;
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     async fn append(
@@ -446,7 +450,7 @@ mod tests {
         assert!(
             Silo::open(
                 catalog::ids::SiloId::parse("eu").unwrap(),
-                &"memory:///".parse().unwrap()
+                &Root::parse("memory://eu", &BTreeMap::new(), &[]).unwrap()
             )
             .is_ok()
         );

@@ -13,8 +13,7 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
-use super::Error;
-use super::silo::StoreFault;
+use super::{Error, StoreFault};
 
 /// Entries read at once when a table is opened.
 const READ_AHEAD: usize = 32;

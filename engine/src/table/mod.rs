@@ -8,6 +8,7 @@
 //! What stands in the clear on the store: paths with partition values, sizes, row counts, times, and the names of
 //! columns in the log. Everything else is ciphertext under a key of the tenant, bound to the place where it lies.
 
+mod cloud;
 mod commit;
 mod file_reader;
 mod file_writer;
@@ -15,6 +16,8 @@ mod index;
 mod key_material;
 mod layout;
 mod log;
+mod probe;
+mod root;
 mod rows;
 mod scan;
 mod silo;
@@ -40,11 +43,14 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
+pub use catalog::store::StoreFault;
 pub use commit::AppendOutcome;
 pub use index::TableState;
 pub use layout::TableKind;
+pub use probe::{ProbeError, probe};
+pub use root::{Root, RootError};
 pub use scan::ScanRequest;
-pub use silo::{Silo, StoreFault};
+pub use silo::Silo;
 pub use store::FsyncStore;
 
 use commit::{Entry, Notes};

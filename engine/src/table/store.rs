@@ -14,8 +14,7 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Error;
-use super::silo::StoreFault;
+use super::{Error, StoreFault};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;

@@ -13,11 +13,10 @@ use catalog::clock::{Clock, ManualClock, Random, SystemRandom, Timestamp};
 use catalog::ids::{SiloId, TenantId};
 use catalog::keys::{EpochKey, KeyId, KeyRing, LocalKms, TenantKeys, WrappedEpoch};
 use datafusion::physical_plan::{ExecutionPlan, collect};
-use url::Url;
 
 use super::key_material::KeyMaterial;
 use super::layout::TableName;
-use super::{Error, ScanRequest, Silo, Table, TableKind, TableState, Tables};
+use super::{Error, Root, ScanRequest, Silo, Table, TableKind, TableState, Tables};
 use crate::record::schema::{instant, text_map};
 
 /// A text that stands in every row, and must stand nowhere on disk.
@@ -42,7 +41,7 @@ impl World {
         let random: Arc<dyn Random> = Arc::new(SystemRandom);
         let silo = Silo::open(
             silo(),
-            &Url::from_directory_path(directory.path().join("silo")).unwrap(),
+            &Root::folder(&directory.path().join("silo")).unwrap(),
         )
         .unwrap();
         let kms = LocalKms::open(&directory.path().join("keys"), Arc::clone(&random)).unwrap();

@@ -6,6 +6,7 @@
 mod rates;
 mod raw;
 mod resolved;
+mod roots;
 
 use std::path::{Path, PathBuf};
 
@@ -26,8 +27,13 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Not TOML, or a value of the wrong type.
-    #[error("the configuration does not parse")]
-    Syntax(#[source] toml::de::Error),
+    #[error("the configuration does not parse: line {line}: {message}")]
+    Syntax {
+        /// Where, from 1. The line itself is not shown: it may hold a credential.
+        line: usize,
+        /// What the parser says.
+        message: String,
+    },
     /// A key that means nothing.
     #[error("unknown setting `{setting}`{}", suggestion(nearest.as_deref()))]
     UnknownSetting {
@@ -72,7 +78,9 @@ pub fn load(file: Option<&Path>) -> Result<Config, Error> {
     // Variables that are not Unicode cannot be settings.
     let environment: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| name.starts_with(raw::ENVIRONMENT_PREFIX))
+        .filter(|(name, _)| {
+            name.starts_with(raw::ENVIRONMENT_PREFIX) || roots::is_of_a_client(name)
+        })
         .collect();
     let named = file.map(Path::to_path_buf).or_else(|| {
         let (_, path) = environment
@@ -104,7 +112,8 @@ pub fn from_text(
     file: &str,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Config, Error> {
-    resolved::resolve(raw::read(file, environment)?)
+    let environment: Vec<_> = environment.into_iter().collect();
+    resolved::resolve(raw::read(file, &environment)?, &environment)
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 //! its type. What they mean together is `resolved`'s business.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
 
 use super::Error;
@@ -21,9 +23,11 @@ enum Kind {
 /// Every setting there is. `*` stands for a name the user chooses, `[]` for the entries of a list.
 const SETTINGS: &[(&str, Kind)] = &[
     ("control.root", Kind::Text),
+    ("control.store.*", Kind::Text),
     ("keys.folder", Kind::Text),
     ("wal.folder", Kind::Text),
     ("silos.*.root", Kind::Text),
+    ("silos.*.store.*", Kind::Text),
     ("silos.*.flight", Kind::Text),
     ("silos.*.http", Kind::Text),
     ("admin.listen", Kind::Text),
@@ -72,6 +76,7 @@ pub(super) struct RawConfig {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawControl {
     pub(super) root: Option<String>,
+    pub(super) store: RawStore,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -90,8 +95,37 @@ pub(super) struct RawWal {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawSilo {
     pub(super) root: Option<String>,
+    pub(super) store: RawStore,
     pub(super) flight: Option<String>,
     pub(super) http: Option<String>,
+}
+
+/// Settings of a store, as texts: what they mean is the store's client's business.
+#[derive(Default)]
+pub(super) struct RawStore(pub(super) BTreeMap<String, String>);
+
+impl fmt::Debug for RawStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl<'de> Deserialize<'de> for RawStore {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Value::Table(table) = Value::deserialize(deserializer)? else {
+            return Err(D::Error::custom("`store` takes a section of settings"));
+        };
+        let text = |(name, value)| match value {
+            Value::String(text) => Ok((name, text)),
+            Value::Integer(number) => Ok((name, number.to_string())),
+            Value::Boolean(on) => Ok((name, on.to_string())),
+            Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => {
+                Err(D::Error::custom("a setting of a `store` takes text"))
+            }
+        };
+        let settings = table.into_iter().map(text).collect::<Result<_, _>>()?;
+        Ok(Self(settings))
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -155,21 +189,26 @@ pub(super) struct RawLog {
 }
 
 /// Lays the environment over the file's text.
-pub(super) fn read(
-    file: &str,
-    environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<RawConfig, Error> {
-    let mut table: Table = toml::from_str(file).map_err(Error::Syntax)?;
+pub(super) fn read(file: &str, environment: &[(String, String)]) -> Result<RawConfig, Error> {
+    let mut table: Table = toml::from_str(file).map_err(|error| syntax(file, &error))?;
     check_keys(&table, &mut Vec::new(), &mut String::new())?;
     for (name, value) in environment {
         // `TRAILHOUSE_CONFIG` and whatever the command line reads have no section.
         if let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX)
             && rest.contains("__")
         {
-            apply(&mut table, &name, rest, value)?;
+            apply(&mut table, name, rest, value.clone())?;
         }
     }
-    RawConfig::deserialize(table).map_err(Error::Syntax)
+    RawConfig::deserialize(table).map_err(|error| syntax(file, &error))
+}
+
+fn syntax(file: &str, error: &toml::de::Error) -> Error {
+    let before = error.span().and_then(|span| file.get(..span.start));
+    Error::Syntax {
+        line: before.unwrap_or_default().matches('\n').count() + 1,
+        message: error.message().to_owned(),
+    }
 }
 
 /// Refuses the first key that is not in `SETTINGS`. `pattern` is the path with `*` and `[]`, `shown` as written.
@@ -284,16 +323,23 @@ fn unknown(pattern: &[String], shown: &str, key: &str) -> Error {
         "" => key.to_owned(),
         _ => format!("{shown}.{key}"),
     };
-    let nearest = segments_after(pattern)
+    let known = segments_after(pattern)
         .into_iter()
-        .filter(|known| *known != "[]")
-        .max_by(|left, right| {
-            strsim::jaro_winkler(left, key).total_cmp(&strsim::jaro_winkler(right, key))
-        });
+        .filter(|known| *known != "[]");
     Error::UnknownSetting {
         setting: place(key),
-        nearest: nearest.map(place),
+        nearest: nearest(known, key).map(place),
     }
+}
+
+/// The known name that looks most like this one.
+pub(super) fn nearest(
+    known: impl Iterator<Item = &'static str>,
+    name: &str,
+) -> Option<&'static str> {
+    known.max_by(|left, right| {
+        strsim::jaro_winkler(left, name).total_cmp(&strsim::jaro_winkler(right, name))
+    })
 }
 
 #[cfg(test)]
@@ -309,13 +355,13 @@ mod tests {
 
     #[track_caller]
     fn refused(file: &str, pairs: &[(&str, &str)], message: &str) {
-        let error = read(file, environment(pairs)).unwrap_err();
+        let error = read(file, &environment(pairs)).unwrap_err();
         assert_eq!(error.to_string(), message);
     }
 
     #[test]
     fn nothing_is_a_configuration() {
-        let raw = read("", []).unwrap();
+        let raw = read("", &[]).unwrap();
         assert!(raw.silos.is_empty());
         assert_eq!(raw.auth.developer, None);
     }
@@ -343,7 +389,7 @@ mod tests {
     fn the_environment_wins_over_the_file() {
         let raw = read(
             "[limits]\nrecord_bytes = 10\nbatch_lines = 7\n[silos.eu]\nroot = 'a'",
-            environment(&[
+            &environment(&[
                 ("TRAILHOUSE_LIMITS__RECORD_BYTES", "20"),
                 ("TRAILHOUSE_SILOS__EU__ROOT", "b"),
                 ("TRAILHOUSE_SILOS__US__HTTP", "127.0.0.1:1"),
@@ -391,9 +437,9 @@ mod tests {
                 continue;
             }
             let line = format!("{} = {value}", setting.replace('*', "eu"));
-            assert!(read(&line, []).is_ok(), "{line}");
+            assert!(read(&line, &[]).is_ok(), "{line}");
         }
         let issuer = "[[auth.issuers]]\nissuer='i'\naudience='a'\njwks='j'\nprofile='okta'";
-        assert!(read(issuer, []).is_ok());
+        assert!(read(issuer, &[]).is_ok());
     }
 }

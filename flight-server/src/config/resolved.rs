@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use catalog::context::ClaimProfile;
 use catalog::ids::SiloId;
+use engine::table::Root;
 use url::Url;
 
 use super::Error;
-use super::rates;
-use super::raw::{RawAuth, RawConfig, RawIssuer, RawLimits, RawLog, RawSilo};
+use super::raw::{RawAuth, RawConfig, RawControl, RawIssuer, RawLimits, RawLog, RawSilo};
+use super::{rates, roots};
 use crate::limits::{BATCH_BYTES_CEILING, Limits, RECORD_BYTES_CEILING, SILOS_MAX};
 
 const DEFAULT_SILO: &str = "local";
@@ -29,7 +30,7 @@ const DEFAULT_FILTER: &str = "warn,catalog=info,engine=info,flight_server=info";
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where the registry and the policies lie: below `control/` of this root.
-    pub control_root: Url,
+    pub control_root: Root,
     /// The folder of the local key provider.
     pub keys_folder: PathBuf,
     /// What this node keeps on a disk of its own.
@@ -59,7 +60,7 @@ pub struct Silo {
     /// Its name.
     pub id: SiloId,
     /// The root of its object storage.
-    pub root: Url,
+    pub root: Root,
     /// Where Flight SQL is served for it.
     pub flight: SocketAddr,
     /// Where HTTP is served for it.
@@ -132,12 +133,9 @@ impl Config {
     }
 }
 
-pub(super) fn resolve(raw: RawConfig) -> Result<Config, Error> {
-    let silos = silos(raw.silos)?;
-    let control_root = match raw.control.root {
-        Some(root) => root_url("control.root", &root)?,
-        None => first_root(&silos)?,
-    };
+pub(super) fn resolve(raw: RawConfig, environment: &[(String, String)]) -> Result<Config, Error> {
+    let silos = silos(raw.silos, environment)?;
+    let control_root = control_root(&raw.control, &silos, environment)?;
     let keys_folder = raw.keys.folder.unwrap_or_else(|| DEFAULT_KEYS.to_owned());
     let wal_folder = raw.wal.folder.unwrap_or_else(|| DEFAULT_WAL.to_owned());
     let admin = address(
@@ -176,29 +174,43 @@ pub(super) fn refused(setting: impl Into<String>, reason: impl Into<String>) -> 
     }
 }
 
-fn silos(raw: BTreeMap<String, RawSilo>) -> Result<Vec<Silo>, Error> {
+fn silos(
+    raw: BTreeMap<String, RawSilo>,
+    environment: &[(String, String)],
+) -> Result<Vec<Silo>, Error> {
     if raw.len() > SILOS_MAX {
         return Err(refused("silos", format!("at most {SILOS_MAX}")));
     }
     if raw.is_empty() {
-        return Ok(vec![silo(DEFAULT_SILO, &RawSilo::default(), true)?]);
+        return Ok(vec![silo(
+            DEFAULT_SILO,
+            &RawSilo::default(),
+            true,
+            environment,
+        )?]);
     }
     // The default ports go to a lone silo only: with several, each has to say where it listens.
     let alone = raw.len() == 1;
     raw.iter()
-        .map(|(name, settings)| silo(name, settings, alone))
+        .map(|(name, settings)| silo(name, settings, alone, environment))
         .collect()
 }
 
-fn silo(name: &str, raw: &RawSilo, alone: bool) -> Result<Silo, Error> {
+fn silo(
+    name: &str,
+    raw: &RawSilo,
+    alone: bool,
+    environment: &[(String, String)],
+) -> Result<Silo, Error> {
     let setting = |key: &str| format!("silos.{name}.{key}");
     let id =
         SiloId::parse(name).map_err(|error| refused(format!("silos.{name}"), error.to_string()))?;
-    let root = match (&raw.root, alone) {
-        (Some(root), _) => root_url(&setting("root"), root)?,
-        (None, true) => root_url(&setting("root"), DEFAULT_DATA)?,
+    let root = match (raw.root.as_deref(), alone) {
+        (Some(root), _) => root,
+        (None, true) => DEFAULT_DATA,
         (None, false) => return Err(refused(setting("root"), "is missing")),
     };
+    let root = roots::root(&format!("silos.{name}"), root, &raw.store, environment)?;
     let port = |port: u16| alone.then_some(port);
     Ok(Silo {
         id,
@@ -216,30 +228,36 @@ fn silo(name: &str, raw: &RawSilo, alone: bool) -> Result<Silo, Error> {
     })
 }
 
-fn first_root(silos: &[Silo]) -> Result<Url, Error> {
-    silos
-        .first()
-        .map(|silo| silo.root.clone())
-        .ok_or_else(|| refused("silos", "at least one is needed"))
-}
-
-fn absolute(setting: &str, path: &str) -> Result<PathBuf, Error> {
-    std::path::absolute(path).map_err(|error| refused(setting, error.to_string()))
-}
-
-/// A path or a `file://` URL, as the URL of a folder.
-fn root_url(setting: &str, text: &str) -> Result<Url, Error> {
-    let path = if text.contains("://") {
-        let url = Url::parse(text).map_err(|error| refused(setting, error.to_string()))?;
-        if url.scheme() != "file" {
-            return Err(refused(setting, "only file:// is served by this version"));
+/// Where nothing else is said, control documents lie in the first silo.
+fn control_root(
+    raw: &RawControl,
+    silos: &[Silo],
+    environment: &[(String, String)],
+) -> Result<Root, Error> {
+    const SECTION: &str = "control";
+    let Some(text) = &raw.root else {
+        if !raw.store.0.is_empty() {
+            return Err(refused("control.store", "goes with a control.root"));
         }
-        url.to_file_path()
-            .map_err(|()| refused(setting, "is not a path of this machine"))?
-    } else {
-        absolute(setting, text)?
+        let first = silos.first().map(|silo| silo.root.clone());
+        return first.ok_or_else(|| refused("silos", "at least one is needed"));
     };
-    Url::from_directory_path(&path).map_err(|()| refused(setting, "is not a path"))
+    // A silo's root that is named again needs no settings of its own.
+    let same = silos
+        .iter()
+        .find(|silo| raw.store.0.is_empty() && same_text(silo.root.url().as_str(), text));
+    match same {
+        Some(silo) => Ok(silo.root.clone()),
+        None => roots::root(SECTION, text, &raw.store, environment),
+    }
+}
+
+fn same_text(one: &str, other: &str) -> bool {
+    one.trim_end_matches('/') == other.trim_end_matches('/')
+}
+
+pub(super) fn absolute(setting: &str, path: &str) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(|error| refused(setting, error.to_string()))
 }
 
 fn address(setting: &str, text: Option<&str>, port: Option<u16>) -> Result<SocketAddr, Error> {
@@ -393,16 +411,19 @@ fn log(raw: RawLog) -> Result<Log, Error> {
 fn check_apart(config: &Config) -> Result<(), Error> {
     for (index, one) in config.silos.iter().enumerate() {
         for other in &config.silos[index + 1..] {
-            let (left, right) = (one.root.as_str(), other.root.as_str());
-            if left.starts_with(right) || right.starts_with(left) {
+            if one.root.overlaps(&other.root) {
                 let setting = format!("silos.{}.root", other.id);
                 return Err(refused(setting, format!("overlaps with silo {}", one.id)));
             }
         }
-        if let Ok(root) = one.root.to_file_path()
-            && config.keys_folder.starts_with(&root)
+        if one.root.overlaps(&config.control_root) && !one.root.is(&config.control_root) {
+            let reason = format!("overlaps with silo {}", one.id);
+            return Err(refused("control.root", reason));
+        }
+        // A copy of the data folder must not bring the keys along.
+        if let Some(root) = one.root.path()
+            && config.keys_folder.starts_with(root)
         {
-            // A copy of the data folder must not bring the keys along.
             return Err(refused("keys.folder", "must lie outside the data"));
         }
     }

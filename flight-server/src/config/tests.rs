@@ -22,8 +22,8 @@ fn nothing_gives_one_silo_on_loopback_with_the_development_issuer() {
     assert_eq!(silo.flight.to_string(), "127.0.0.1:31337");
     assert_eq!(silo.http.to_string(), "127.0.0.1:31380");
     assert_eq!(config.admin.to_string(), "127.0.0.1:31390");
-    assert!(silo.root.as_str().ends_with("/trailhouse-data/"));
-    assert_eq!(config.control_root, silo.root);
+    assert!(silo.root.url().as_str().ends_with("/trailhouse-data/"));
+    assert!(config.control_root.is(&silo.root));
     assert!(config.keys_folder.is_absolute());
     assert!(config.auth.developer);
     assert_eq!(config.auth.leeway, Duration::from_secs(60));
@@ -46,7 +46,7 @@ fn two_silos_have_their_own_roots_and_listeners() {
     let config = from_text(TWO, []).unwrap();
     let names: Vec<_> = config.silos.iter().map(|silo| silo.id.as_str()).collect();
     assert_eq!(names, ["eu", "us"]);
-    assert_eq!(config.control_root.as_str(), "file:///srv/eu/");
+    assert_eq!(config.control_root.url().as_str(), "file:///srv/eu/");
     assert_eq!(config.listeners().count(), 5);
 }
 
@@ -121,7 +121,78 @@ fn limits_and_logs_are_checked() {
     refuses("log.format = 'xml'", "log.format");
     refuses("auth.leeway_s = 3600", "auth.leeway_s");
     refuses("admin.listen = 'localhost'", "admin.listen");
-    refuses("control.root = 's3://bucket'", "control.root");
+    refuses("control.root = 'ftp://bucket'", "control.root");
+}
+
+fn ambient(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    pairs.iter().map(owned).collect()
+}
+
+#[test]
+fn a_store_is_told_what_it_needs() {
+    let file = "
+        [silos.eu]
+        root = 's3://acme-eu/audit'
+        [silos.eu.store]
+        region = 'eu-central-1'
+        endpoint = 'http://127.0.0.1:9000'
+        allow_http = true
+        access_key_id = 'id'
+    ";
+    let environment = ambient(&[
+        (
+            "TRAILHOUSE_SILOS__EU__STORE__SECRET_ACCESS_KEY",
+            "hush-hush",
+        ),
+        ("AWS_SESSION_TOKEN", "not-of-this-key"),
+    ]);
+    let config = from_text(file, environment).unwrap();
+    assert_eq!(config.silos[0].root.url().as_str(), "s3://acme-eu/audit");
+    assert!(config.silos[0].root.open().is_ok());
+    assert!(config.control_root.is(&config.silos[0].root));
+    assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+    refuses(file, "silos.eu.store.secret_access_key");
+    let typo = file.replace("region", "regoin");
+    let error = from_text(&typo, []).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "unknown setting `silos.eu.store.regoin`, did you mean `silos.eu.store.region`?"
+    );
+}
+
+#[test]
+fn clouds_are_kept_apart_like_folders() {
+    let two = |one: &str, other: &str| TWO.replace("/srv/eu", one).replace("/srv/us", other);
+    let listeners = from_text(&two("s3://acme/eu", "s3://acme/us"), []).unwrap();
+    assert_eq!(listeners.silos.len(), 2);
+    refuses(&two("s3://acme/eu", "s3://acme/eu/us"), "silos.us.root");
+    refuses(&two("memory://x", "memory://x"), "silos.us.root");
+    let control = |root: &str| {
+        format!(
+            "control.root = '{root}'\n{}",
+            two("s3://acme/eu", "/srv/us")
+        )
+    };
+    assert!(from_text(&control("/srv/control"), []).is_ok());
+    assert!(from_text(&control("s3://acme/eu/"), []).is_ok());
+    refuses(&control("s3://acme"), "control.root");
+    refuses(&control("/srv/us/control"), "control.root");
+    refuses("control.store.region = 'x'", "control.store");
+}
+
+#[test]
+fn what_does_not_parse_is_not_shown() {
+    for file in [
+        "\n[silos.eu.store]\nsecret_access_key = 'hush-hush",
+        "\n[silos.eu]\nstore = 'hush-hush'",
+        "[silos.eu.store]\nsecret_access_key = [ 'hush-hush' ]",
+    ] {
+        let error = from_text(file, []).unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("hush"), "{shown}");
+        assert!(shown.contains("line "), "{shown}");
+    }
 }
 
 #[test]
