@@ -1,4 +1,7 @@
-//! Evidence of decisions: a record for each, in the tenant's evidence table, through the same group commit as records.
+//! Evidence of decisions: a record for each, in the tenant's evidence table, through lanes of its own.
+//!
+//! Nobody is told the number of an evidence record, so it is numbered when it gets into the table, and several nodes may
+//! write the evidence of one tenant.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,53 +10,41 @@ use catalog::clock::{Clock, Random};
 use catalog::evidence::{
     Evidence, EvidenceEntry, EvidenceReceipt, EvidenceRef, EvidenceUnavailable,
 };
-use catalog::ids::{RecordIds, StreamName, TenantId};
+use catalog::ids::{RecordId, RecordIds, StreamName, TenantId};
 use catalog::policy::RetentionClass;
-use catalog::tenant::Registry;
 use futures::FutureExt;
 
 use crate::record::batch::{self, EvidencePlace};
 use crate::record::schema::SALT_BYTES;
-use crate::sequencer::{Job, Lane, LaneError, Leaves, Queues, ROUNDS_MAX, log_app_id};
-use crate::table::{AppendOutcome, TableKind, Tables};
-
-type Reply = Result<EvidenceRef, LaneError>;
+use crate::record::{StoredRecord, frame};
+use crate::seal::leaf_hash;
+use crate::sequencer::{
+    Berth, Cargo, Freight, LaneError, Lanes, Leaves, Plan, Prepared, Sequencer, StoredAt,
+};
+use crate::table::{TableKind, TableState};
 
 /// Makes decisions durable.
-pub struct EvidenceLog {
-    parts: Parts,
-    queues: Arc<Queues<EvidenceEntry, Reply>>,
-}
-
-/// What every lane needs.
-#[derive(Clone)]
-struct Parts {
-    tables: Arc<Tables>,
-    registry: Arc<Registry>,
-    clock: Arc<dyn Clock>,
-    random: Arc<dyn Random>,
-    ids: Arc<RecordIds>,
-}
+pub struct EvidenceLog(Lanes<Decisions>);
 
 impl EvidenceLog {
     /// Evidence in the tables of each tenant's own silo.
-    pub fn new(
-        tables: Arc<Tables>,
-        registry: Arc<Registry>,
-        clock: Arc<dyn Clock>,
-        random: Arc<dyn Random>,
-        ids: Arc<RecordIds>,
-    ) -> Self {
-        Self {
-            parts: Parts {
-                tables,
-                registry,
-                clock,
-                random,
-                ids,
-            },
-            queues: Arc::default(),
-        }
+    pub fn new(sequencer: &Arc<Sequencer>) -> Self {
+        let made = Arc::clone(sequencer);
+        Self(Lanes::new(Arc::clone(sequencer), move |_| Decisions {
+            clock: Arc::clone(made.clock()),
+            random: Arc::clone(made.random()),
+            ids: Arc::clone(made.ids()),
+        }))
+    }
+
+    /// Puts what an earlier process left in the log into the tables of these tenants.
+    pub fn recover(&self, tenants: impl IntoIterator<Item = TenantId>) {
+        self.0.recover(tenants);
+    }
+
+    /// Takes nothing any more, and resolves when all of it is in the tables; gives how many tables lack something.
+    pub async fn drain(&self) -> usize {
+        self.0.drain().await
     }
 }
 
@@ -65,14 +56,11 @@ impl fmt::Debug for EvidenceLog {
 
 impl Evidence for EvidenceLog {
     fn record(&self, entry: EvidenceEntry) -> EvidenceReceipt {
-        let lane = || EvidenceLane {
-            tenant: entry.tenant.clone(),
-            parts: self.parts.clone(),
-        };
+        let tenant = entry.tenant.clone();
         // Queued now, not when the receipt is polled: a dropped receipt loses the answer, never the entry.
-        let answer = self.queues.of(&entry.tenant, lane).submit(entry.clone());
+        let answer = self.0.submit(&tenant, entry);
         async move {
-            let answer = answer.ok_or(EvidenceUnavailable)?;
+            let answer = answer.map_err(|_| EvidenceUnavailable)?;
             answer
                 .await
                 .map_err(|_| EvidenceUnavailable)?
@@ -84,84 +72,120 @@ impl Evidence for EvidenceLog {
 }
 
 /// The one writer of a tenant's evidence in this process.
-struct EvidenceLane {
-    tenant: TenantId,
-    parts: Parts,
+#[derive(Debug)]
+struct Decisions {
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    ids: Arc<RecordIds>,
 }
 
-impl Lane for EvidenceLane {
-    type Work = EvidenceEntry;
-    type Reply = Reply;
+impl Cargo for Vec<StoredRecord> {
+    fn len(&self) -> usize {
+        self.len()
+    }
 
-    async fn commit(&mut self, jobs: Vec<Job<EvidenceEntry, Reply>>) {
-        let (entries, replies): (Vec<_>, Vec<_>) =
-            jobs.into_iter().map(|job| (job.work, job.reply)).unzip();
-        match self.store(&entries).await {
-            Ok(refs) => {
-                for (reply, evidence) in replies.into_iter().zip(refs) {
-                    let _ = reply.send(Ok(evidence));
-                }
-            }
-            Err(error) => {
-                tracing::error!(tenant = %self.tenant, "evidence of {} decisions was not recorded", entries.len());
-                for reply in replies {
-                    let _ = reply.send(Err(error));
-                }
-            }
-        }
+    fn join(&mut self, mut after: Self) {
+        self.append(&mut after);
+    }
+
+    fn last_id(&self) -> Option<RecordId> {
+        self.iter().map(|row| row.record_id).max()
     }
 }
 
-impl EvidenceLane {
-    async fn store(&self, entries: &[EvidenceEntry]) -> Result<Vec<EvidenceRef>, LaneError> {
-        let tenant = self
-            .parts
-            .registry
-            .get(&self.tenant)
-            .await
-            .map_err(|_| LaneError::Unavailable)?;
-        let tenant = tenant.ok_or(LaneError::Unavailable)?;
-        let table = self
-            .parts
-            .tables
-            .table(&self.tenant, &tenant.silo, TableKind::Evidence)
-            .await?;
-        let stream = StreamName::evidence();
-        for _ in 0..ROUNDS_MAX {
-            let state = table.state().await?;
-            let mut leaves = Leaves::default();
-            let rows: Vec<_> = entries
-                .iter()
-                .map(|entry| {
-                    let leaf =
-                        leaves.next(stream.as_str(), || state.txn(&log_app_id(stream.as_str())));
-                    batch::evidence_record(entry, self.place(leaf))
-                })
-                .collect();
-            let refs = rows
-                .iter()
-                .map(|row| EvidenceRef(row.record_id.to_string()))
-                .collect();
-            let batch = batch::evidence(rows).map_err(|_| LaneError::Unavailable)?;
-            let outcome = table
-                .append(&state, vec![batch], leaves.into_txns(), Vec::new())
-                .await?;
-            if matches!(outcome, AppendOutcome::Committed { .. }) {
-                return Ok(refs);
-            }
-        }
-        Err(LaneError::Unavailable)
-    }
-
-    fn place(&self, leaf_index: i64) -> EvidencePlace {
+impl Decisions {
+    fn place(&self, tenant: &TenantId) -> EvidencePlace {
         let mut salt = [0; SALT_BYTES];
-        self.parts.random.fill(&mut salt);
+        self.random.fill(&mut salt);
         EvidencePlace {
-            record_id: self.parts.ids.next(&self.tenant),
-            ingested_at: self.parts.clock.now(),
+            record_id: self.ids.next(tenant),
+            ingested_at: self.clock.now(),
             retention_class: RetentionClass::kept(),
-            leaf_index: Some(leaf_index),
+            leaf_index: None,
             salt,
         }
     }
+}
+
+impl Freight for Decisions {
+    type Work = EvidenceEntry;
+    type Answer = EvidenceRef;
+    type Rows = Vec<StoredRecord>;
+    type Memo = ();
+    type Entries = ();
+    const TABLE: TableKind = TableKind::Evidence;
+
+    fn weigh(entry: &EvidenceEntry) -> usize {
+        entry.statement.as_ref().map_or(0, String::len) + 1_024
+    }
+
+    async fn claim(&self, _: &Berth) -> Result<(), LaneError> {
+        Ok(())
+    }
+
+    async fn open(
+        &self,
+        _: &Berth,
+        _: &Arc<TableState>,
+        _: &[Self::Rows],
+    ) -> Result<(), LaneError> {
+        Ok(())
+    }
+
+    async fn plan(
+        &self,
+        berth: &Berth,
+        works: Vec<EvidenceEntry>,
+    ) -> Result<Plan<Self>, LaneError> {
+        let rows: Vec<_> = works
+            .iter()
+            .map(|entry| batch::evidence_record(entry, self.place(&berth.tenant)))
+            .collect();
+        Ok(Plan {
+            answers: rows
+                .iter()
+                .map(|row| EvidenceRef(row.record_id.to_string()))
+                .collect(),
+            rows,
+            memo: (),
+        })
+    }
+
+    fn advance(&self, (): ()) {}
+
+    fn encode(rows: &Self::Rows) -> Vec<u8> {
+        frame::encode_records(rows)
+    }
+
+    fn decode(payload: &[u8]) -> Option<Self::Rows> {
+        frame::decode_records(payload).ok()
+    }
+
+    fn prepare(mut rows: Self::Rows) -> Result<Prepared<()>, LaneError> {
+        let last_id = rows.last_id();
+        let mut hashes = Vec::with_capacity(rows.len());
+        for (row, number) in rows.iter_mut().zip(0..) {
+            hashes.push(leaf_hash(row).map_err(|_| LaneError::Unavailable)?);
+            row.leaf_index = Some(number);
+        }
+        let leaves = Leaves {
+            stream: StreamName::evidence(),
+            first: None,
+            hashes,
+            segment: None,
+            group: None,
+        };
+        Ok(Prepared {
+            batch: batch::evidence(rows).map_err(|_| LaneError::Unavailable)?,
+            leaves: vec![leaves],
+            last_id,
+            entries: (),
+        })
+    }
+
+    async fn stored(&self, _: &Berth, _: StoredAt<'_>, (): &()) -> Result<(), LaneError> {
+        Ok(())
+    }
+
+    async fn close(&self, _: &Berth) {}
 }

@@ -8,6 +8,6 @@ pub mod ingest;
 pub mod query;
 pub mod record;
 pub mod seal;
-mod sequencer;
+pub mod sequencer;
 pub mod table;
 pub mod wal;

@@ -14,6 +14,7 @@ pub mod observe;
 pub mod problem;
 pub mod service;
 pub mod stores;
+pub mod volume;
 
 #[cfg(test)]
 mod world;

@@ -1,13 +1,14 @@
 //! Everything a listener needs, built once from the configuration and handed to each.
 //!
 //! ```text
-//! config --> stores, local KMS --> key ring --> registry --> policies
-//!                                   '--> tables --> evidence --> gate
-//!                                          '------> queries, ingest
+//! config --> stores, KMS --> key ring --> registry --> policies
+//!               |                    '--> tables --> lanes --> evidence --> gate
+//!               '--> volume ------------------'         '----> ingest, queries
 //! ```
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use catalog::clock::{Clock, Random, SystemClock, SystemRandom};
 use catalog::context::{IngressHeaders, TenantContext};
@@ -19,9 +20,11 @@ use catalog::node::Nodes;
 use catalog::policy::Policies;
 use catalog::tenant::{self, OnboardError, Registry};
 use engine::evidence::EvidenceLog;
+use engine::ingest::dedupe::Dedup;
 use engine::ingest::{Ingest, Review};
 use engine::query::Queries;
-use engine::table::Tables;
+use engine::sequencer::{Parts, Sequencer};
+use engine::table::{TableKind, Tables};
 use http::{HeaderMap, header};
 use object_store::path::Path;
 
@@ -32,6 +35,7 @@ use crate::limits::{Rates, Refusals};
 use crate::observe::{self, Metrics};
 use crate::problem::Problem;
 use crate::stores::{self, Stores};
+use crate::volume::{self, Volume};
 
 /// Why a service cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +58,9 @@ pub enum Error {
     /// A trusted issuer.
     #[error("a trusted issuer cannot be set up")]
     Issuer(#[from] auth::Error),
+    /// The node's own disk.
+    #[error("the node's own disk cannot be used")]
+    Volume(#[from] volume::Error),
     /// Metrics.
     #[error("nothing can be observed")]
     Observe(#[from] observe::Error),
@@ -86,6 +93,10 @@ pub struct Service {
     pub ingest: Arc<Ingest>,
     /// What becomes of those that were kept aside.
     pub review: Review,
+    /// How tables are written.
+    pub sequencer: Arc<Sequencer>,
+    evidence: Arc<EvidenceLog>,
+    volume: Option<Volume>,
     /// Who calls.
     pub authenticator: Authenticator,
     /// How much each tenant may ask for.
@@ -107,27 +118,41 @@ pub fn install_tls_provider() {
 }
 
 impl Service {
-    /// Builds a service on the system's clock and chance.
+    /// Builds a service that takes records, on the system's clock and chance.
+    ///
+    /// # Errors
+    /// When storage, keys, the write-ahead log or metrics are not to be had.
+    pub async fn build(config: Config) -> Result<Arc<Self>, Error> {
+        Self::build_in(config, Surroundings::default()).await
+    }
+
+    /// Builds a service for a command that runs beside a server: it has no log of its own and takes no records.
     ///
     /// # Errors
     /// When storage, keys or metrics are not to be had.
-    pub async fn build(config: Config) -> Result<Arc<Self>, Error> {
-        install_tls_provider();
-        let random = Arc::new(SystemRandom);
-        let stores = Stores::open(&config, &*random).await?;
-        Self::build_with(config, Arc::new(SystemClock), random, stores).await
+    pub async fn beside(config: Config) -> Result<Arc<Self>, Error> {
+        Self::assemble(config, Surroundings::default(), false).await
     }
 
-    /// The same, with time, chance and stores given.
+    /// The same as [`Self::build`], with time, chance, key service and stores given.
     ///
     /// # Errors
     /// As [`Self::build`].
-    pub async fn build_with(
+    pub async fn build_in(config: Config, around: Surroundings) -> Result<Arc<Self>, Error> {
+        Self::assemble(config, around, true).await
+    }
+
+    async fn assemble(
         config: Config,
-        clock: Arc<dyn Clock>,
-        random: Arc<dyn Random>,
-        stores: Stores,
+        around: Surroundings,
+        takes_records: bool,
     ) -> Result<Arc<Self>, Error> {
+        let Surroundings {
+            clock,
+            random,
+            kms,
+            stores,
+        } = around;
         install_tls_provider();
         let metrics = Metrics::install(config.limits.metric_tenants_max)?;
         let developer = config
@@ -138,12 +163,26 @@ impl Service {
         let authenticator =
             Authenticator::new(&config.auth, developer.as_ref(), Arc::clone(&clock))?;
         let rates = Rates::new(config.limits.rates.clone(), Arc::clone(&clock));
-        let control = Control::open(&config, &stores, &clock, &random).await?;
-        let engine = Engine::open(&config, &stores, &control, &clock, &random);
+        let kms = match kms {
+            Some(kms) => kms,
+            None => Arc::new(LocalKms::open(&config.keys_folder, Arc::clone(&random))?),
+        };
+        let stores = match stores {
+            Some(stores) => stores,
+            None => Stores::open(&config, &*random).await?,
+        };
+        let control = Control::open(kms, &stores, &clock, &random).await?;
+        let volume = if takes_records {
+            let nodes = Arc::clone(&control.nodes);
+            Some(Volume::open(&config.wal, nodes, stores.by_silo(), &random).await?)
+        } else {
+            None
+        };
+        let engine = Engine::open(&config, &stores, &control, volume.as_ref(), &clock, &random);
         let gate = Gate::new(
             Arc::clone(&control.registry),
             Arc::clone(&control.policies),
-            engine.evidence,
+            Arc::clone(&engine.evidence) as _,
             Arc::clone(&clock),
         );
         Ok(Arc::new(Self {
@@ -159,6 +198,9 @@ impl Service {
             queries: engine.queries,
             ingest: engine.ingest,
             review: engine.review,
+            sequencer: engine.sequencer,
+            evidence: engine.evidence,
+            volume,
             authenticator,
             rates,
             developer,
@@ -233,10 +275,46 @@ impl Service {
         self.stopping.store(true, Ordering::Release);
     }
 
+    /// Puts into the tables what is in the log alone, as far as the time goes, and closes the log.
+    pub async fn drain(&self, time_max: Duration) {
+        let draining = async {
+            // Evidence last: the others' last requests leave some.
+            self.ingest.drain().await + self.evidence.drain().await
+        };
+        let left = tokio::time::timeout(time_max, draining).await;
+        if let Some(volume) = &self.volume {
+            volume.close(left.unwrap_or(1)).await;
+        }
+    }
+
     /// Whether this process is about to stop.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+}
+
+/// What a service finds around it.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// Where time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where chance comes from.
+    pub random: Arc<dyn Random>,
+    /// The key service; the local one of the configuration if there is none.
+    pub kms: Option<Arc<dyn Kms>>,
+    /// The stores; those of the configuration if there are none.
+    pub stores: Option<Stores>,
+}
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            kms: None,
+            stores: None,
+        }
     }
 }
 
@@ -251,13 +329,12 @@ struct Control {
 
 impl Control {
     async fn open(
-        config: &Config,
+        kms: Arc<dyn Kms>,
         stores: &Stores,
         clock: &Arc<dyn Clock>,
         random: &Arc<dyn Random>,
     ) -> Result<Self, Error> {
         let home = stores.home()?;
-        let kms: Arc<dyn Kms> = Arc::new(LocalKms::open(&config.keys_folder, Arc::clone(random))?);
         let keys = Arc::new(KeyRing::new(
             Arc::clone(&kms),
             stores.by_silo(),
@@ -294,6 +371,7 @@ impl Control {
 /// What happens to records.
 struct Engine {
     tables: Arc<Tables>,
+    sequencer: Arc<Sequencer>,
     evidence: Arc<EvidenceLog>,
     queries: Arc<Queries>,
     ingest: Arc<Ingest>,
@@ -305,6 +383,7 @@ impl Engine {
         config: &Config,
         stores: &Stores,
         control: &Control,
+        volume: Option<&Volume>,
         clock: &Arc<dyn Clock>,
         random: &Arc<dyn Random>,
     ) -> Self {
@@ -315,21 +394,26 @@ impl Engine {
             Arc::clone(random),
         ));
         let ids = Arc::new(RecordIds::new(Arc::clone(clock), Arc::clone(random)));
-        let evidence = Arc::new(EvidenceLog::new(
-            Arc::clone(&tables),
-            Arc::clone(&control.registry),
-            Arc::clone(clock),
-            Arc::clone(random),
-            Arc::clone(&ids),
-        ));
-        let ingest = Ingest::new(
-            Arc::clone(&tables),
-            Arc::clone(&control.keys),
-            Arc::clone(clock),
-            Arc::clone(random),
-            Arc::clone(&ids),
-        );
-        let ingest = Arc::new(ingest);
+        let parts = Parts {
+            tables: Arc::clone(&tables),
+            registry: Arc::clone(&control.registry),
+            keys: Arc::clone(&control.keys),
+            clock: Arc::clone(clock),
+            random: Arc::clone(random),
+            ids: Arc::clone(&ids),
+        };
+        let wal = volume.map(|volume| Arc::clone(&volume.wal));
+        let sequencer = Arc::new(Sequencer::new(parts, wal, config.wal.lanes.clone()));
+        let evidence = Arc::new(EvidenceLog::new(&sequencer));
+        let index = volume.map_or_else(Dedup::in_memory, |volume| volume.index.clone());
+        let lease = volume.map(|volume| (Arc::clone(&volume.leases), volume.holder.clone()));
+        let keys = Arc::clone(&control.keys);
+        let ingest = Arc::new(Ingest::new(&sequencer, keys, lease, index));
+        if let Some(volume) = volume {
+            evidence.recover(volume.unreleased(TableKind::Evidence));
+            ingest.recover_records(volume.unreleased(TableKind::Records));
+            ingest.recover_quarantine(volume.unreleased(TableKind::Quarantine));
+        }
         let (read, clock_of) = (Arc::clone(&tables), Arc::clone(clock));
         let limits = engine::query::Limits {
             memory_bytes_max: config.limits.query_memory_bytes_max,
@@ -339,6 +423,7 @@ impl Engine {
         Self {
             queries: Arc::new(Queries::new(Arc::clone(&tables), Arc::clone(clock), limits)),
             tables,
+            sequencer,
             evidence,
             review: Review::new(read, Arc::clone(&ingest), ids, clock_of),
             ingest,

@@ -26,9 +26,10 @@ impl World {
         let at = |name: &str| folder.path().join(name).display().to_string();
         let file = format!(
             "keys.folder = '{}'\nlimits.record_bytes = 2000\nlimits.batch_bytes = 10000\n\
-             limits.batch_lines = 4\nadmin.listen = '127.0.0.1:0'\n\
+             limits.batch_lines = 4\nadmin.listen = '127.0.0.1:0'\nwal.ack = 'commit'\nwal.folder = '{}'\n\
              [silos.eu]\nroot = '{}'\nflight = '127.0.0.1:0'\nhttp = '127.0.0.1:0'",
             at("keys"),
+            at("wal"),
             at("eu")
         );
         let config = config::from_text(&file, []).unwrap();

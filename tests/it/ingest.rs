@@ -80,21 +80,38 @@ async fn a_restart_keeps_receipts_and_goes_on_numbering() {
     assert_eq!(stored(&world).await.2, 2);
 }
 
+/// A tenant's records are numbered by one node at a time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_processes_on_one_folder_store_a_record_once() {
+async fn another_node_takes_over_what_the_first_has_let_go() {
     let world = World::start().await;
     world.tenant("acme", "eu").await;
-    let twin = world.twin().await;
-    let worlds = [&world, &twin];
-    let sends = (0..20).map(|n| async move {
-        let key = (n / 2).to_string();
-        let (status, answer) = send(worlds[n % 2], &key).await;
-        assert_eq!(status, 200, "{answer}");
-    });
-    join_all(sends).await;
-    let (ids, leaves, count) = stored(&world).await;
-    assert_eq!((ids.len(), count), (10, 10));
-    assert_eq!(leaves, (0..10).collect());
+    let twin = world.twin("two").await;
+    let (status, first) = send(&world, "one").await;
+    assert_eq!(status, 200, "{first}");
+    let (status, refused) = send(&twin, "two").await;
+    assert_eq!(status, 503, "{refused}");
+    assert_eq!(
+        refused["type"],
+        "https://trailhouse.dev/problems/unavailable"
+    );
+    // A restart of the first does not let go of what it promised, only its end does.
+    let folder = world.stop().await;
+    let status = loop {
+        let (status, answer) = send(&twin, "two").await;
+        if status != 503 {
+            assert_eq!(answer["leafIndex"], 1, "{answer}");
+            break status;
+        }
+    };
+    assert_eq!(status, 200);
+    let (_, again) = send(&twin, "one").await;
+    assert_eq!(again["recordId"], first["recordId"]);
+    assert_eq!(again["duplicate"], true);
+    let (ids, leaves, count) = stored(&twin).await;
+    assert_eq!((ids.len(), count), (2, 2));
+    assert_eq!(leaves, (0..2).collect());
+    twin.leave().await;
+    drop(folder);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

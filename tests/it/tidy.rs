@@ -23,9 +23,9 @@ const ENGINE_ARROWS: &[(&str, &[&str])] = &[
     ("seal", &["record"]),
     ("table", &["disk", "record"]),
     ("wal", &["disk"]),
-    ("sequencer", &["record", "table"]),
-    ("evidence", &["record", "sequencer", "table"]),
-    ("ingest", &["record", "sequencer", "table"]),
+    ("sequencer", &["record", "seal", "table", "wal"]),
+    ("evidence", &["record", "seal", "sequencer", "table"]),
+    ("ingest", &["record", "seal", "sequencer", "table"]),
     ("query", &["record", "table"]),
 ];
 

@@ -43,7 +43,9 @@ class World:
         )
         self.config.write_text(
             f'[control]\nroot = "file://{folder}/control"\n[keys]\nfolder = "{folder}/keys"\n'
-            f'[wal]\nfolder = "{folder}/wal"\n[admin]\nlisten = "127.0.0.1:{self.ports["admin"]}"\n{silos}'
+            # Answers come when a record is in its table, so that a test can read it at once.
+            f'[wal]\nfolder = "{folder}/wal"\nack = "commit"\n'
+            f'[admin]\nlisten = "127.0.0.1:{self.ports["admin"]}"\n{silos}'
         )
         self.process = None
 

@@ -17,97 +17,165 @@ use catalog::ids::{SiloId, TenantId};
 use catalog::tenant::{Event, NewTenant, onboard};
 use flight_server::auth::developer::TokenRequest;
 use flight_server::cli::serve::{Addresses, Server};
-use flight_server::config;
-use flight_server::service::Service;
+use flight_server::config::{self, Config};
+use flight_server::service::{self, Service};
+use flight_server::volume;
 use futures::TryStreamExt;
 use serde_json::Value;
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 
+/// How long the tasks of a server that was killed may go on: those that are in the middle of a system call.
+const LIFE_AFTER_MAX: Duration = Duration::from_secs(20);
+
 /// The silos of every world.
 pub const SILOS: [&str; 2] = ["eu", "us"];
+
+/// How a world's server is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// The node's name; each has a log of its own.
+    pub node: &'static str,
+    /// The settings in `[wal]` beside folder and node.
+    pub wal: &'static str,
+    /// Settings beside the usual ones.
+    pub more: &'static str,
+}
+
+impl Default for Setup {
+    /// A server whose records are in their table when it answers, so that a test can read at once.
+    fn default() -> Self {
+        Self {
+            node: "one",
+            wal: "ack = \"commit\"",
+            more: "",
+        }
+    }
+}
 
 /// One server over a folder of its own, with two silos.
 #[derive(Debug)]
 pub struct World {
     /// The parts of the server.
     pub service: Arc<Service>,
+    setup: Setup,
     path: PathBuf,
     folder: Option<tempfile::TempDir>,
     addresses: Vec<Addresses>,
     stop: Option<oneshot::Sender<()>>,
     serving: Option<JoinHandle<()>>,
+    /// What the server runs on: it dies with that, as a process does.
+    machine: Option<Runtime>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(machine) = self.machine.take() {
+            machine.shutdown_background();
+        }
+    }
 }
 
 impl World {
     /// Starts a server in a new folder.
     pub async fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap()).await
+        Self::start_as(Setup::default()).await
     }
 
     /// Starts a server in a new folder, with these settings beside the usual ones.
-    pub async fn start_with(settings: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().to_owned();
-        Self {
-            folder: Some(folder),
-            ..Self::serve(path, settings).await
-        }
+    pub async fn start_with(more: &'static str) -> Self {
+        Self::start_as(Setup {
+            more,
+            ..Setup::default()
+        })
+        .await
+    }
+
+    /// Starts a server in a new folder, set up so.
+    pub async fn start_as(setup: Setup) -> Self {
+        Self::restart(tempfile::tempdir().unwrap(), setup).await
     }
 
     /// Starts a server in a folder that has been used before.
     pub async fn start_in(folder: tempfile::TempDir) -> Self {
+        Self::restart(folder, Setup::default()).await
+    }
+
+    /// The same, set up so.
+    pub async fn restart(folder: tempfile::TempDir, setup: Setup) -> Self {
         let path = folder.path().to_owned();
-        Self {
-            folder: Some(folder),
-            ..Self::serve(path, "").await
-        }
+        let mut world = Self::serve(path, setup).await.unwrap();
+        world.folder = Some(folder);
+        world
     }
 
-    /// Another server over the same folder, as another process would be.
-    pub async fn twin(&self) -> Self {
-        Self::serve(self.path.clone(), "").await
+    /// Another server over the same folder, as another node would be.
+    pub async fn twin(&self, node: &'static str) -> Self {
+        let setup = Setup { node, ..self.setup };
+        Self::serve(self.path.clone(), setup).await.unwrap()
     }
 
-    async fn serve(path: PathBuf, more: &str) -> Self {
-        let at = |name: &str| path.join(name).display().to_string();
-        let mut settings = format!(
-            "[control]\nroot = {:?}\n[keys]\nfolder = {:?}\n[admin]\nlisten = \"127.0.0.1:0\"\n",
-            at("control"),
-            at("keys")
-        );
-        settings.push_str(more);
-        for silo in SILOS {
-            let listeners = "flight = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n";
-            settings.push_str(&format!(
-                "[silos.{silo}]\nroot = {:?}\n{listeners}",
-                at(silo)
-            ));
-        }
-        let config = config::from_text(&settings, std::iter::empty()).unwrap();
-        let service = Service::build(config).await.unwrap();
-        let server = Server::bind(Arc::clone(&service)).await.unwrap();
-        let addresses = server.addresses().unwrap();
+    /// Starts a server in a folder, or says why it does not start.
+    ///
+    /// # Errors
+    /// Those of the service.
+    pub async fn serve(path: PathBuf, setup: Setup) -> Result<Self, service::Error> {
+        let config = settings(&path, setup);
+        let machine = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         let (stop, stopped) = oneshot::channel();
-        let serving = tokio::spawn(async move {
+        let started = machine.spawn(async move {
+            let service = Box::pin(build(config)).await?;
+            let server = Server::bind(Arc::clone(&service)).await.unwrap();
+            Ok((service, server))
+        });
+        let (service, server) = match started.await.unwrap() {
+            Ok(started) => started,
+            Err(error) => {
+                machine.shutdown_background();
+                return Err(error);
+            }
+        };
+        let addresses = server.addresses().unwrap();
+        let serving = machine.spawn(async move {
             let told = async move { drop(stopped.await) };
             Box::pin(server.run(told)).await.unwrap();
         });
-        Self {
+        Ok(Self {
             service,
+            setup,
             path,
             folder: None,
             addresses,
             stop: Some(stop),
             serving: Some(serving),
-        }
+            machine: Some(machine),
+        })
     }
 
     /// Stops the server as SIGTERM does, and hands its folder on.
     pub async fn stop(mut self) -> tempfile::TempDir {
         drop(self.stop.take());
         self.serving.take().unwrap().await.unwrap();
+        self.folder.take().unwrap()
+    }
+
+    /// Stops the server as SIGTERM does; for one whose folder is another's.
+    pub async fn leave(mut self) {
+        drop(self.stop.take());
+        self.serving.take().unwrap().await.unwrap();
+    }
+
+    /// Stops the server as a kill does: nothing under way is finished. Hands its folder on.
+    pub async fn crash(mut self) -> tempfile::TempDir {
+        let machine = self.machine.take().unwrap();
+        let dead = tokio::task::spawn_blocking(move || machine.shutdown_timeout(LIFE_AFTER_MAX));
+        dead.await.unwrap();
         self.folder.take().unwrap()
     }
 
@@ -264,6 +332,44 @@ impl World {
         let mut client = self.client(silo, &self.token(tenant, &[role], &[])).await;
         run(&mut client, sql).await
     }
+}
+
+/// Builds a service; one that died a moment ago may not have let go of the folder yet.
+async fn build(config: Config) -> Result<Arc<Service>, service::Error> {
+    for _ in 0..100 {
+        match Service::build(config.clone()).await {
+            Err(service::Error::Volume(
+                volume::Error::Log(engine::wal::Error::Locked)
+                | volume::Error::Index(engine::ingest::dedupe::Error::InUse),
+            )) => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            built => return built,
+        }
+    }
+    Service::build(config).await
+}
+
+fn settings(path: &Path, setup: Setup) -> Config {
+    let at = |name: &str| path.join(name).display().to_string();
+    let mut settings = format!(
+        "[control]\nroot = {:?}\n[keys]\nfolder = {:?}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+         [wal]\nfolder = {:?}\nnode = {:?}\n{}\n",
+        at("control"),
+        at("keys"),
+        at(&format!("wal-{}", setup.node)),
+        setup.node,
+        setup.wal,
+    );
+    settings.push_str(setup.more);
+    for silo in SILOS {
+        let listeners = "flight = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n";
+        settings.push_str(&format!(
+            "[silos.{silo}]\nroot = {:?}\n{listeners}",
+            at(silo)
+        ));
+    }
+    config::from_text(&settings, std::iter::empty()).unwrap()
 }
 
 /// Runs a statement; the error is all the text a client can see of it.

@@ -26,7 +26,9 @@ pub const CONFIRMED_FOR: Duration = Duration::from_secs(2);
 /// How long a version may serve, tagged as cached, while the store does not answer.
 pub const CACHED_FOR_MAX: Duration = Duration::from_secs(300);
 const POLICIES_CACHED_MAX: usize = 2_000;
-const PUBLIC_KEY_LIFETIME: Duration = Duration::from_secs(3_600);
+/// A key id never names another key, so that no outage of the KMS stops decisions.
+const PUBLIC_KEY_LIFETIME: Duration = Duration::MAX;
+const VERIFIED_FOR: Duration = Duration::from_secs(3_600);
 const KIND: &str = "policy";
 const ID: &str = "bundle";
 
@@ -129,7 +131,7 @@ impl Policies {
             kms,
             documents: Mutex::default(),
             current: Cache::new(cache_clock(), CACHED_FOR_MAX, POLICIES_CACHED_MAX),
-            pinned: Cache::new(cache_clock(), PUBLIC_KEY_LIFETIME, POLICIES_CACHED_MAX),
+            pinned: Cache::new(cache_clock(), VERIFIED_FOR, POLICIES_CACHED_MAX),
             public_keys: Cache::new(cache_clock(), PUBLIC_KEY_LIFETIME, POLICIES_CACHED_MAX),
             clock,
         }

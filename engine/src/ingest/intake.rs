@@ -1,7 +1,7 @@
 //! The part of ingest that runs side by side: one record, from what was sent to what may be stored.
 //!
 //! ```text
-//! IncomingRecord --read--> AuditRecord --tenant parity--> --redact--> Redacted
+//! IncomingRecord --read--> AuditRecord --tenant parity--> --redact, leaf hash--> Redacted
 //! ```
 //! Nothing passes the last arrow in clear.
 
@@ -13,7 +13,9 @@ use catalog::ids::{RecordIds, StreamName};
 
 use crate::record::canonical::{PayloadHash, key_digest, payload_hash};
 use crate::record::{Placement, Refusal, StoredRecord};
+use crate::seal::{Hash, leaf_hash};
 
+use super::dedupe::{self, KeyDigest};
 use super::incoming::IncomingRecord;
 use super::outcome::{Error, Outcome};
 use super::rules::Rules;
@@ -29,6 +31,10 @@ pub(super) struct Intake {
 /// A record after redaction, and what its sender may be told of its payload.
 pub(super) struct Redacted {
     pub(super) stored: StoredRecord,
+    pub(super) key: KeyDigest,
+    /// The keyed hash of the payload.
+    pub(super) payload: [u8; 32],
+    pub(super) leaf: Hash,
     pub(super) submitted: PayloadHash,
     /// The body names another tenant than its sender's.
     pub(super) foreign: bool,
@@ -65,7 +71,15 @@ impl Intake {
         };
         let stored = rules.redactor.redact(parsed, placement, &*self.random);
         let stored = stored.map_err(|_| Error::Unavailable)?;
+        let digests = || {
+            let key = dedupe::key_digest(stored.key_digest.as_deref()?)?;
+            Some((key, dedupe::payload_mac(stored.payload_hash.as_deref()?)?))
+        };
+        let (key, payload) = digests().ok_or(Error::Unavailable)?;
         Ok(Ok(Redacted {
+            key,
+            payload,
+            leaf: leaf_hash(&stored).map_err(|_| Error::Unavailable)?,
             stored,
             submitted,
             foreign,

@@ -1,55 +1,61 @@
-//! Records come in: parse, compare, redact, and then one commit for everyone who waits.
+//! Records come in: parse, compare, redact, and then one append for everyone who waits.
 //!
 //! ```text
 //! incoming --read-->  AuditRecord            every violation at once
 //!   |  tenant parity       another tenant in the body: quarantine
 //!   |  redact              by the policy the permit is pinned to; nothing passes this line in clear
+//!   |  leaf hash
 //!   v
 //! Candidate  --lane-->  Receipt             known key: duplicate or mismatch; new key: a leaf and a row
 //! ```
-//! Acknowledged means committed: files and log entry are durable, and so is the evidence of the permit.
+//! Acknowledged means durable: the rows are in the write-ahead log (or, where that is asked for, in the table), and so is
+//! the evidence of the permit.
 
 pub mod dedupe;
 mod entries;
 mod incoming;
 mod intake;
-mod lane;
 mod outcome;
 mod quarantine;
+mod records;
 mod request;
 mod review;
 mod room;
+mod round;
 mod rules;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use catalog::clock::{Clock, Random};
 use catalog::guard::{Decision, Permit, Write};
-use catalog::ids::{PolicyVersion, RecordId, RecordIds};
+use catalog::ids::{PolicyVersion, RecordId, TenantId};
 use catalog::keys::KeyRing;
-use tokio::sync::oneshot;
+use catalog::lease::{Holder, Leases};
 
 use crate::record::StoredRecord;
 use crate::record::batch::QuarantineRow;
 use crate::record::canonical::release_digest;
-use crate::sequencer::{LaneError, Queue, Queues};
-use crate::table::Tables;
+use crate::seal::leaf_hash;
+use crate::sequencer::{LaneError, Lanes, Sequencer};
 
 use self::dedupe::Dedup;
 use self::intake::Intake;
-use self::lane::{Candidate, Disposition, RecordLane};
-use self::quarantine::QuarantineLane;
+use self::quarantine::Quarantine;
+use self::records::{Candidate, Disposition, Portion, Records};
 use self::request::Request;
 use self::room::Room;
 use self::rules::RuleBook;
 
 pub use self::incoming::IncomingRecord;
-pub use self::outcome::{Error, Outcome, QuarantineReason, Receipt};
+pub use self::outcome::{Error, Outcome, Promise, QuarantineReason, Receipt};
 pub use self::review::{Decided, Entry, Filter, PAGE_MAX, Page, Review, ReviewError, State};
 
 /// Records that are parsed and redacted before others get their turn.
 const RECORDS_AT_ONCE: usize = 32;
+
+/// How long a request waits for its tenant's lane, and for the lane's answer.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How a key that was used before for another payload is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,13 +68,11 @@ pub enum Mode {
 
 /// Takes records in.
 pub struct Ingest {
-    tables: Arc<Tables>,
     intake: Intake,
     rules: RuleBook,
     room: Room,
-    index: Dedup,
-    records: Queues<lane::Work, lane::Reply>,
-    quarantine: Queues<quarantine::Work, quarantine::Reply>,
+    records: Lanes<Records>,
+    quarantine: Lanes<Quarantine>,
 }
 
 impl fmt::Debug for Ingest {
@@ -78,23 +82,44 @@ impl fmt::Debug for Ingest {
 }
 
 impl Ingest {
-    /// Ingest into these tables.
+    /// Ingest by these lanes. `lease` is where the right to number a tenant's records is asked for, and as whom; without
+    /// it no records are taken.
     pub fn new(
-        tables: Arc<Tables>,
+        sequencer: &Arc<Sequencer>,
         keys: Arc<KeyRing>,
-        clock: Arc<dyn Clock>,
-        random: Arc<dyn Random>,
-        ids: Arc<RecordIds>,
+        lease: Option<(Arc<Leases>, Holder)>,
+        index: Dedup,
     ) -> Self {
+        let clock = Arc::clone(sequencer.clock());
         Self {
-            tables,
-            intake: Intake { clock, random, ids },
+            intake: Intake {
+                clock: Arc::clone(&clock),
+                random: Arc::clone(sequencer.random()),
+                ids: Arc::clone(sequencer.ids()),
+            },
             rules: RuleBook::new(keys),
             room: Room::default(),
-            index: Dedup::in_memory(),
-            records: Queues::default(),
-            quarantine: Queues::default(),
+            records: Lanes::new(Arc::clone(sequencer), move |_| {
+                Records::new(index.clone(), Arc::clone(&clock), lease.clone())
+            }),
+            quarantine: Lanes::new(Arc::clone(sequencer), |_| Quarantine),
         }
+    }
+
+    /// Puts the records that an earlier process left in the log into the tables of these tenants.
+    pub fn recover_records(&self, tenants: impl IntoIterator<Item = TenantId>) {
+        self.records.recover(tenants);
+    }
+
+    /// The same for what was kept aside.
+    pub fn recover_quarantine(&self, tenants: impl IntoIterator<Item = TenantId>) {
+        self.quarantine.recover(tenants);
+    }
+
+    /// Takes nothing any more, and resolves when all of it is in the tables; gives how many tables lack something.
+    pub async fn drain(&self) -> usize {
+        let (records, quarantine) = tokio::join!(self.records.drain(), self.quarantine.drain());
+        records + quarantine
     }
 
     /// Takes the records of one request; the outcomes are in their order.
@@ -111,22 +136,26 @@ impl Ingest {
         let decision = permit.decision();
         let bytes = records.iter().map(IncomingRecord::bytes).sum();
         let _room = self.room.reserve(&decision.tenant, bytes).await?;
+        // Before ids are given out: the lane knows which have been.
+        let ready = self.records.ready(&decision.tenant);
+        in_time(ready).await?.map_err(lane_error)?;
         let rules = self.rules.of(decision).await?;
         let mut request = Request::default();
         for (position, record) in records.into_iter().enumerate() {
             if position % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1 {
                 tokio::task::yield_now().await;
             }
+            let bytes = record.bytes();
             match self.intake.take(decision, &rules, record)? {
-                Ok(redacted) => request.add(position, redacted, &rules),
+                Ok(redacted) => request.add(position, bytes, redacted, &rules),
                 Err(refused) => request.refuse(position, refused),
             }
         }
-        let candidates = std::mem::take(&mut request.candidates);
-        let dispositions = self.store(decision, candidates).await?;
+        let portions = std::mem::take(&mut request.portions);
+        let dispositions = in_time(self.store(&decision.tenant, portions)).await??;
         request.settle(&self.intake.ids, decision, dispositions, mode);
         let aside = std::mem::take(&mut request.aside);
-        self.keep_aside(decision, aside).await?;
+        in_time(self.keep_aside(&decision.tenant, aside)).await??;
         permit.evidence_durable().await.map_err(Error::Denied)?;
         Ok(request.into_outcomes())
     }
@@ -147,12 +176,22 @@ impl Ingest {
         let key = release_digest(entry, &rules.payload_key);
         stored.key_digest = Some(key.clone());
         stored.ingested_at = self.intake.clock.now();
+        let payload = stored.payload_hash.as_deref();
         let candidate = Candidate {
+            key: dedupe::key_digest(&key).ok_or(Error::Unavailable)?,
+            payload: payload
+                .and_then(dedupe::payload_mac)
+                .ok_or(Error::Unavailable)?,
+            leaf: leaf_hash(&stored).map_err(|_| Error::Unavailable)?,
             stored,
-            key,
             policy_version,
         };
-        match self.store(decision, vec![candidate]).await?.pop() {
+        let portion = Portion {
+            bytes: 0,
+            candidates: vec![candidate],
+        };
+        let stored = self.store(&decision.tenant, vec![portion]);
+        match in_time(stored).await??.pop() {
             Some(Disposition::Stored(receipt)) => Ok(receipt),
             Some(Disposition::Mismatch { .. }) | None => Err(Error::Unavailable),
         }
@@ -160,47 +199,39 @@ impl Ingest {
 
     async fn store(
         &self,
-        decision: &Decision,
-        work: lane::Work,
+        tenant: &TenantId,
+        portions: Vec<Portion>,
     ) -> Result<Vec<Disposition>, Error> {
-        if work.is_empty() {
-            return Ok(Vec::new());
+        let mut answers = Vec::with_capacity(portions.len());
+        for portion in portions {
+            answers.push(self.records.submit(tenant, portion).map_err(lane_error)?);
         }
-        let queue = self.records.of(&decision.tenant, || RecordLane {
-            tenant: decision.tenant.clone(),
-            silo: decision.silo.clone(),
-            tables: Arc::clone(&self.tables),
-            clock: Arc::clone(&self.intake.clock),
-            index: self.index.clone(),
-        });
-        answer(&queue, work).await
+        let mut dispositions = Vec::new();
+        for answer in answers {
+            let answer = answer.await.map_err(|_| Error::Unavailable)?;
+            dispositions.extend(answer.map_err(lane_error)?);
+        }
+        Ok(dispositions)
     }
 
-    async fn keep_aside(&self, decision: &Decision, rows: Vec<QuarantineRow>) -> Result<(), Error> {
+    async fn keep_aside(&self, tenant: &TenantId, rows: Vec<QuarantineRow>) -> Result<(), Error> {
         if rows.is_empty() {
             return Ok(());
         }
-        let queue = self.quarantine.of(&decision.tenant, || QuarantineLane {
-            tenant: decision.tenant.clone(),
-            silo: decision.silo.clone(),
-            tables: Arc::clone(&self.tables),
-            clock: Arc::clone(&self.intake.clock),
-        });
-        answer(&queue, rows).await
+        let answer = self.quarantine.submit(tenant, rows).map_err(lane_error)?;
+        let answer = answer.await.map_err(|_| Error::Unavailable)?;
+        answer.map_err(lane_error)
     }
 }
 
-async fn answer<W, T>(queue: &Queue<W, Result<T, LaneError>>, work: W) -> Result<T, Error>
-where
-    W: Send + 'static,
-    T: Send + 'static,
-{
-    let answer = queue.submit(work).ok_or(Error::Unavailable)?;
-    let answer: Result<_, oneshot::error::RecvError> = answer.await;
-    answer
-        .map_err(|_| Error::Unavailable)?
-        .map_err(|error| match error {
-            LaneError::KeyUnavailable => Error::KeyUnavailable,
-            LaneError::Unavailable => Error::Unavailable,
-        })
+async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, Error> {
+    let done = tokio::time::timeout(ANSWER_WAIT_MAX, step).await;
+    done.map_err(|_| Error::Unavailable)
+}
+
+fn lane_error(error: LaneError) -> Error {
+    match error {
+        LaneError::KeyUnavailable => Error::KeyUnavailable,
+        LaneError::Unavailable => Error::Unavailable,
+    }
 }

@@ -1,11 +1,14 @@
 //! What becomes of a record that was sent in.
 
+use std::sync::Arc;
+
 use catalog::guard::Denial;
 use catalog::ids::{PolicyVersion, RecordId, StreamName};
 
 use crate::record::Violation;
+use crate::seal::{Group, Hash};
 
-/// The promise for a stored record: it is in the table, once, and stays there.
+/// The promise for a stored record: it is durable, once, and its place in the log is this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// The record's id, made here.
@@ -16,9 +19,77 @@ pub struct Receipt {
     pub stream: StreamName,
     /// Its place in the stream's log, from 0.
     pub leaf_index: i64,
+    /// The hour's segment of the log that it is in.
+    pub segment_id: Option<Arc<str>>,
     /// Whether it was stored by an earlier call with the same key and payload.
     pub duplicate: bool,
+    /// What it was appended with. The receipt of a duplicate has none.
+    pub promise: Option<Promise>,
 }
+
+/// A record's place in the group that it was made durable with: whoever keeps this can later show that the log of the
+/// stream has to have the record.
+#[derive(Debug, Clone)]
+pub struct Promise {
+    pub(super) group: Arc<GroupPromise>,
+    pub(super) index: usize,
+}
+
+/// The records of one stream that were appended together.
+#[derive(Debug)]
+pub(super) struct GroupPromise {
+    pub(super) tree: Group,
+    pub(super) root: Hash,
+    pub(super) prev: Option<Hash>,
+}
+
+impl Promise {
+    /// The root of the group (RFC 6962) over the leaf hashes of its records.
+    pub fn root(&self) -> Hash {
+        self.group.root
+    }
+
+    /// The root of the group before, if there was one.
+    pub fn prev(&self) -> Option<Hash> {
+        self.group.prev
+    }
+
+    /// How many records the group has.
+    pub fn size(&self) -> u64 {
+        self.group.tree.size()
+    }
+
+    /// The record's place among them, from 0.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The record's leaf hash.
+    pub fn leaf(&self) -> Option<Hash> {
+        self.group.tree.leaf(self.index)
+    }
+
+    /// The audit path from the leaf to the root.
+    pub fn path(&self) -> Vec<Hash> {
+        self.group.tree.path(self.index).unwrap_or_default()
+    }
+}
+
+impl PartialEq for Promise {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |promise: &Self| {
+            (
+                promise.root(),
+                promise.prev(),
+                promise.size(),
+                promise.index,
+            )
+        };
+        of(self) == of(other)
+    }
+}
+
+impl Eq for Promise {}
 
 /// Why a record was kept aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

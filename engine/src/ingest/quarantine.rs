@@ -2,64 +2,88 @@
 
 use std::sync::Arc;
 
-use catalog::clock::Clock;
-use catalog::ids::{SiloId, TenantId};
+use catalog::ids::RecordId;
 
 use crate::record::batch::{self, QuarantineRow};
-use crate::sequencer::{Job, Lane, LaneError, ROUNDS_MAX};
-use crate::table::{AppendOutcome, TableKind, Tables};
+use crate::record::frame;
+use crate::sequencer::{Berth, Cargo, Freight, LaneError, Plan, Prepared, StoredAt};
+use crate::table::{TableKind, TableState};
 
-/// A request's rows.
-pub(crate) type Work = Vec<QuarantineRow>;
-/// Whether they are durable.
-pub(crate) type Reply = Result<(), LaneError>;
-
-/// The one writer of a tenant's quarantine in this process.
+/// The one writer of a tenant's quarantine in this process. Its rows have no numbers, so that several nodes may write.
 #[derive(Debug)]
-pub(crate) struct QuarantineLane {
-    pub(crate) tenant: TenantId,
-    pub(crate) silo: SiloId,
-    pub(crate) tables: Arc<Tables>,
-    pub(crate) clock: Arc<dyn Clock>,
-}
+pub(crate) struct Quarantine;
 
-impl Lane for QuarantineLane {
-    type Work = Work;
-    type Reply = Reply;
+impl Cargo for Vec<QuarantineRow> {
+    fn len(&self) -> usize {
+        self.len()
+    }
 
-    async fn commit(&mut self, jobs: Vec<Job<Work, Reply>>) {
-        let mut rows = Vec::new();
-        let mut replies = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            rows.extend(job.work);
-            replies.push(job.reply);
-        }
-        let stored = self.store(rows).await;
-        for reply in replies {
-            let _ = reply.send(stored);
-        }
+    fn join(&mut self, mut after: Self) {
+        self.append(&mut after);
+    }
+
+    fn last_id(&self) -> Option<RecordId> {
+        self.iter().map(|row| row.record_id).max()
     }
 }
 
-impl QuarantineLane {
-    async fn store(&self, mut rows: Vec<QuarantineRow>) -> Result<(), LaneError> {
-        let ingested_at = self.clock.now();
-        rows.iter_mut()
-            .for_each(|row| row.ingested_at = ingested_at);
-        let batch = batch::quarantine(rows).map_err(|_| LaneError::Unavailable)?;
-        let table = self
-            .tables
-            .table(&self.tenant, &self.silo, TableKind::Quarantine)
-            .await?;
-        for _ in 0..ROUNDS_MAX {
-            let state = table.state().await?;
-            let outcome = table
-                .append(&state, vec![batch.clone()], Vec::new(), Vec::new())
-                .await?;
-            if matches!(outcome, AppendOutcome::Committed { .. }) {
-                return Ok(());
-            }
-        }
-        Err(LaneError::Unavailable)
+impl Freight for Quarantine {
+    type Work = Vec<QuarantineRow>;
+    type Answer = ();
+    type Rows = Vec<QuarantineRow>;
+    type Memo = ();
+    type Entries = ();
+    const TABLE: TableKind = TableKind::Quarantine;
+
+    fn weigh(rows: &Self::Rows) -> usize {
+        let payload = |row: &QuarantineRow| row.payload.as_ref().map_or(0, String::len);
+        rows.iter().map(|row| payload(row) + 512).sum()
     }
+
+    async fn claim(&self, _: &Berth) -> Result<(), LaneError> {
+        Ok(())
+    }
+
+    async fn open(
+        &self,
+        _: &Berth,
+        _: &Arc<TableState>,
+        _: &[Self::Rows],
+    ) -> Result<(), LaneError> {
+        Ok(())
+    }
+
+    async fn plan(&self, _: &Berth, works: Vec<Self::Rows>) -> Result<Plan<Self>, LaneError> {
+        Ok(Plan {
+            answers: vec![(); works.len()],
+            rows: works.into_iter().flatten().collect(),
+            memo: (),
+        })
+    }
+
+    fn advance(&self, (): ()) {}
+
+    fn encode(rows: &Self::Rows) -> Vec<u8> {
+        frame::encode_quarantine(rows)
+    }
+
+    fn decode(payload: &[u8]) -> Option<Self::Rows> {
+        frame::decode_quarantine(payload).ok()
+    }
+
+    fn prepare(rows: Self::Rows) -> Result<Prepared<()>, LaneError> {
+        let last_id = rows.last_id();
+        Ok(Prepared {
+            batch: batch::quarantine(rows).map_err(|_| LaneError::Unavailable)?,
+            leaves: Vec::new(),
+            last_id,
+            entries: (),
+        })
+    }
+
+    async fn stored(&self, _: &Berth, _: StoredAt<'_>, (): &()) -> Result<(), LaneError> {
+        Ok(())
+    }
+
+    async fn close(&self, _: &Berth) {}
 }

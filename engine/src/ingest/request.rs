@@ -9,17 +9,20 @@ use crate::record::{StoredRecord, frame};
 
 use super::Mode;
 use super::intake::Redacted;
-use super::lane::{self, Candidate, Disposition};
 use super::outcome::{Outcome, QuarantineReason};
+use super::records::{Candidate, Disposition, Portion};
 use super::review::State;
 use super::rules::Rules;
+
+/// Bytes of records that are handed to the lane together; a larger request is appended in several groups.
+const PORTION_BYTES_MAX: usize = 4 << 20;
 
 /// One request.
 #[derive(Default)]
 pub(super) struct Request {
     settled: Vec<(usize, Outcome)>,
-    /// What is to be stored.
-    pub(super) candidates: lane::Work,
+    /// What is to be stored, in portions for the lane.
+    pub(super) portions: Vec<Portion>,
     /// What each candidate was, in the same order.
     sent: Vec<Sent>,
     foreign: Vec<(usize, StoredRecord)>,
@@ -30,13 +33,16 @@ pub(super) struct Request {
 struct Sent {
     position: usize,
     submitted: PayloadHash,
-    stored: StoredRecord,
 }
 
 impl Request {
-    pub(super) fn add(&mut self, position: usize, redacted: Redacted, rules: &Rules) {
+    /// `bytes`: how large the record was when it was sent.
+    pub(super) fn add(&mut self, position: usize, bytes: usize, redacted: Redacted, rules: &Rules) {
         let Redacted {
             stored,
+            key,
+            payload,
+            leaf,
             submitted,
             foreign,
         } = redacted;
@@ -44,15 +50,26 @@ impl Request {
             self.foreign.push((position, stored));
             return;
         }
-        self.candidates.push(Candidate {
-            key: stored.key_digest.clone().unwrap_or_default(),
+        let candidate = Candidate {
+            stored,
+            key,
+            payload,
             policy_version: rules.redactor.policy_version().clone(),
-            stored: stored.clone(),
-        });
+            leaf,
+        };
+        match self.portions.last_mut() {
+            Some(portion) if portion.bytes + bytes <= PORTION_BYTES_MAX => {
+                portion.bytes += bytes;
+                portion.candidates.push(candidate);
+            }
+            _ => self.portions.push(Portion {
+                candidates: vec![candidate],
+                bytes,
+            }),
+        }
         self.sent.push(Sent {
             position,
             submitted,
-            stored,
         });
     }
 
@@ -73,10 +90,13 @@ impl Request {
         for (sent, disposition) in sent.into_iter().zip(dispositions) {
             let outcome = match disposition {
                 Disposition::Stored(receipt) => Outcome::Accepted(receipt),
-                Disposition::Mismatch { stored_keyed } => {
+                Disposition::Mismatch {
+                    rejected,
+                    stored_keyed,
+                } => {
                     let reason = QuarantineReason::IdempotencyMismatch;
-                    let submitted_keyed = sent.stored.payload_hash.clone().unwrap_or_default();
-                    let evidence_ref = self.set_aside(ids, decision, &sent.stored, reason);
+                    let submitted_keyed = rejected.payload_hash.clone().unwrap_or_default();
+                    let evidence_ref = self.set_aside(ids, decision, &rejected, reason);
                     match mode {
                         Mode::Batch => Outcome::Quarantined {
                             reason,

@@ -342,7 +342,7 @@ impl Review {
             at: self.clock.now(),
         };
         let row = self.row(decision, &entry, &decided);
-        self.ingest.keep_aside(decision, vec![row]).await?;
+        self.ingest.keep_aside(&decision.tenant, vec![row]).await?;
         self.made.insert((decision.tenant.clone(), id), decided);
         Ok(stored)
     }

@@ -1,8 +1,11 @@
 //! What turns a record of one policy into a stored one: the policy's redactor and the tenant's secrets, kept ready.
+//!
+//! The secrets are asked for with every request, which the key ring answers from its cache; it goes on doing so while the
+//! KMS is away, and stops when the KMS says that they are not to be used. So a redactor that is kept here is in use for
+//! no longer than its secrets.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use catalog::guard::Decision;
 use catalog::keys::{KeyError, KeyRing, SecretKey, TenantSecret};
@@ -14,8 +17,6 @@ use super::Error;
 
 /// Policies whose rules are kept ready.
 const REDACTORS_MAX: u64 = 1_024;
-/// How long they are kept: as long as the keys in them may be used without asking the KMS.
-const REDACTOR_LIFETIME: Duration = Duration::from_secs(300);
 
 /// The rules of one policy.
 pub(super) struct Rules {
@@ -33,24 +34,22 @@ impl RuleBook {
     pub(super) fn new(keys: Arc<KeyRing>) -> Self {
         Self {
             keys,
-            rules: Cache::builder()
-                .max_capacity(REDACTORS_MAX)
-                .time_to_live(REDACTOR_LIFETIME)
-                .build(),
+            rules: Cache::new(REDACTORS_MAX),
         }
     }
 
     /// The rules that the permit is pinned to.
     pub(super) async fn of(&self, decision: &Decision) -> Result<Arc<Rules>, Error> {
-        if let Some(rules) = self.rules.get(&decision.policy.digest) {
-            return Ok(rules);
-        }
         let secret = |kind| {
             self.keys
-                .tenant_secret(&decision.tenant, &decision.silo, kind)
+                .writing_secret(&decision.tenant, &decision.silo, kind)
         };
         let hash = secret(TenantSecret::Hash).await.map_err(key_error)?;
         let token = secret(TenantSecret::Token).await.map_err(key_error)?;
+        let payload_key = secret(TenantSecret::Payload).await.map_err(key_error)?;
+        if let Some(rules) = self.rules.get(&decision.policy.digest) {
+            return Ok(rules);
+        }
         let secrets = Secrets {
             hash: &hash,
             token: &token,
@@ -58,7 +57,7 @@ impl RuleBook {
         };
         let rules = Arc::new(Rules {
             redactor: Redactor::new(&decision.policy.bundle, &secrets),
-            payload_key: secret(TenantSecret::Payload).await.map_err(key_error)?,
+            payload_key,
         });
         self.rules
             .insert(decision.policy.digest, Arc::clone(&rules));

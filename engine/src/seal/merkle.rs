@@ -141,6 +141,11 @@ impl Group {
         root.copied().unwrap_or_else(|| Sha256::digest([]).into())
     }
 
+    /// A leaf; `None` if there is no such leaf.
+    pub fn leaf(&self, index: usize) -> Option<Hash> {
+        self.levels.first()?.get(index).copied()
+    }
+
     /// The audit path of a leaf (RFC 6962, section 2.1.1), from the leaf upwards; `None` if there is no such leaf.
     pub fn path(&self, index: usize) -> Option<Vec<Hash>> {
         self.levels.first()?.get(index)?;

@@ -95,8 +95,14 @@ impl Operator {
     /// Opens data and keys, and signs in as an operator of the system tenant.
     pub(super) async fn open(config: Config) -> Result<Self, Error> {
         let token = token::mint(&config, &request(), TOKEN_LIFETIME)?;
-        let service = Service::build(config).await?;
+        let service = Service::beside(config).await?;
         Self::sign_in(service, &token).await
+    }
+
+    /// Sees to it that what was decided here has its evidence. For an operator who was [opened](Self::open).
+    pub(super) async fn close(self) {
+        let time_max = self.service.config.limits.shutdown_time_max;
+        self.service.drain(time_max).await;
     }
 
     /// Signs in to a service that is there already.

@@ -46,11 +46,15 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Erro
         Verb::Apply { file, tenant } => {
             let yaml = std::fs::read(&file).map_err(|source| Error::File(file, source))?;
             let operator = Operator::open(config).await?;
-            say(apply(&operator, &tenant, &yaml).await?);
+            let applied = apply(&operator, &tenant, &yaml).await;
+            operator.close().await;
+            say(applied?);
         }
         Verb::Show { tenant, number } => {
             let operator = Operator::open(config).await?;
-            say(show(&operator, &tenant, number).await?.trim_end());
+            let shown = show(&operator, &tenant, number).await;
+            operator.close().await;
+            say(shown?.trim_end());
         }
     }
     Ok(())

@@ -53,12 +53,13 @@ enum Verb {
 
 pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Error> {
     let operator = Operator::open(config).await?;
-    match arguments.verb {
-        Verb::Dedup { tenant } => dedup(&operator, tenant.as_deref()).await?,
-        Verb::Wal { set_aside } => log(&operator, set_aside).await?,
-        Verb::Node { abandon, reason } => node(&operator, &abandon, &reason).await?,
-    }
-    Ok(())
+    let done = match arguments.verb {
+        Verb::Dedup { tenant } => dedup(&operator, tenant.as_deref()).await,
+        Verb::Wal { set_aside } => log(&operator, set_aside).await,
+        Verb::Node { abandon, reason } => node(&operator, &abandon, &reason).await,
+    };
+    operator.close().await;
+    Ok(done?)
 }
 
 async fn dedup(operator: &Operator, tenant: Option<&str>) -> Result<(), operator::Error> {

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tonic::transport::server::TcpIncoming;
 
 use crate::auth::developer::TokenRequest;
@@ -25,6 +26,8 @@ use crate::service::{self, Service};
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const UPKEEP: Duration = Duration::from_secs(5);
 const TOKEN_LIFETIME: Duration = Duration::from_hours(12);
+/// What is left for the tables after requests took all the time there was.
+const DRAIN_TIME_MIN: Duration = Duration::from_secs(2);
 /// Tenants for which tokens are printed at start.
 const TENANTS_SHOWN_MAX: usize = 3;
 
@@ -187,12 +190,15 @@ impl Server {
         tracing::info!("stopping: no new requests");
         self.service.stop();
         stop.send_replace(true);
-        let finished = finish(&mut listeners);
-        match tokio::time::timeout(self.service.config.limits.shutdown_time_max, finished).await {
-            Ok(outcome) => outcome?,
-            Err(_) => tracing::warn!("stopping: requests were cut off"),
+        let end = Instant::now() + self.service.config.limits.shutdown_time_max;
+        let finished = tokio::time::timeout_at(end, finish(&mut listeners)).await;
+        if finished.is_err() {
+            tracing::warn!("stopping: requests were cut off");
         }
         self.service.record_refusals(true).await;
+        let rest = end.saturating_duration_since(Instant::now());
+        self.service.drain(rest.max(DRAIN_TIME_MIN)).await;
+        finished.unwrap_or(Ok(()))?;
         tracing::info!("stopped");
         Ok(())
     }

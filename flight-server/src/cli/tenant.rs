@@ -57,16 +57,22 @@ enum Verb {
 
 pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Error> {
     let operator = Operator::open(config).await?;
-    match arguments.verb {
+    let done = act(&operator, arguments.verb).await;
+    operator.close().await;
+    done
+}
+
+async fn act(operator: &Operator, verb: Verb) -> Result<(), Error> {
+    match verb {
         Verb::Create { id, silo, stream } => {
             say(line(
-                &create(&operator, &id, silo.as_deref(), &stream).await?,
+                &create(operator, &id, silo.as_deref(), &stream).await?,
             ));
         }
-        Verb::Show { id } => show(&operator, &id).await?,
-        Verb::List => list(&operator).await?,
-        Verb::Suspend { id } => say(line(&advance(&operator, &id, Event::Suspend).await?)),
-        Verb::Reinstate { id } => say(line(&advance(&operator, &id, Event::Reinstate).await?)),
+        Verb::Show { id } => show(operator, &id).await?,
+        Verb::List => list(operator).await?,
+        Verb::Suspend { id } => say(line(&advance(operator, &id, Event::Suspend).await?)),
+        Verb::Reinstate { id } => say(line(&advance(operator, &id, Event::Reinstate).await?)),
     }
     Ok(())
 }

@@ -7,10 +7,12 @@ mod rates;
 mod raw;
 mod resolved;
 mod roots;
+mod wal;
 
 use std::path::{Path, PathBuf};
 
-pub use resolved::{Auth, Config, Issuer, Jwks, Log, LogFormat, Silo, Wal};
+pub use resolved::{Auth, Config, Issuer, Jwks, Log, LogFormat, Silo};
+pub use wal::Wal;
 
 /// The file that is read from the working directory when none is named.
 pub const FILE_NAME: &str = "trailhouse.toml";

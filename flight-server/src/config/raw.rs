@@ -26,6 +26,13 @@ const SETTINGS: &[(&str, Kind)] = &[
     ("control.store.*", Kind::Text),
     ("keys.folder", Kind::Text),
     ("wal.folder", Kind::Text),
+    ("wal.node", Kind::Text),
+    ("wal.ack", Kind::Text),
+    ("wal.flush_age_ms", Kind::Integer),
+    ("wal.flush_bytes", Kind::Integer),
+    ("wal.segment_bytes", Kind::Integer),
+    ("wal.bytes_max", Kind::Integer),
+    ("wal.tenant_bytes_max", Kind::Integer),
     ("silos.*.root", Kind::Text),
     ("silos.*.store.*", Kind::Text),
     ("silos.*.flight", Kind::Text),
@@ -89,6 +96,13 @@ pub(super) struct RawKeys {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawWal {
     pub(super) folder: Option<String>,
+    pub(super) node: Option<String>,
+    pub(super) ack: Option<String>,
+    pub(super) flush_age_ms: Option<u64>,
+    pub(super) flush_bytes: Option<usize>,
+    pub(super) segment_bytes: Option<u64>,
+    pub(super) bytes_max: Option<u64>,
+    pub(super) tenant_bytes_max: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -12,13 +12,13 @@ use url::Url;
 
 use super::Error;
 use super::raw::{RawAuth, RawConfig, RawControl, RawIssuer, RawLimits, RawLog, RawSilo};
+use super::wal::{self, Wal};
 use super::{rates, roots};
 use crate::limits::{BATCH_BYTES_CEILING, Limits, RECORD_BYTES_CEILING, SILOS_MAX};
 
 const DEFAULT_SILO: &str = "local";
 const DEFAULT_DATA: &str = "./trailhouse-data";
 const DEFAULT_KEYS: &str = "./trailhouse-keys";
-const DEFAULT_WAL: &str = "./trailhouse-wal";
 const DEFAULT_FLIGHT_PORT: u16 = 31337;
 const DEFAULT_HTTP_PORT: u16 = 31380;
 const DEFAULT_ADMIN_PORT: u16 = 31390;
@@ -33,7 +33,7 @@ pub struct Config {
     pub control_root: Root,
     /// The folder of the local key provider.
     pub keys_folder: PathBuf,
-    /// What this node keeps on a disk of its own.
+    /// The log that makes records durable before they are in their tables.
     pub wal: Wal,
     /// The silos this process serves, in the order of their names; at least one.
     pub silos: Vec<Silo>,
@@ -45,13 +45,6 @@ pub struct Config {
     pub limits: Limits,
     /// What is logged, and how.
     pub log: Log,
-}
-
-/// What a node keeps on a disk of its own.
-#[derive(Clone, Debug)]
-pub struct Wal {
-    /// Where.
-    pub folder: PathBuf,
 }
 
 /// One silo and its two listeners.
@@ -137,7 +130,6 @@ pub(super) fn resolve(raw: RawConfig, environment: &[(String, String)]) -> Resul
     let silos = silos(raw.silos, environment)?;
     let control_root = control_root(&raw.control, &silos, environment)?;
     let keys_folder = raw.keys.folder.unwrap_or_else(|| DEFAULT_KEYS.to_owned());
-    let wal_folder = raw.wal.folder.unwrap_or_else(|| DEFAULT_WAL.to_owned());
     let admin = address(
         "admin.listen",
         raw.admin.listen.as_deref(),
@@ -148,9 +140,7 @@ pub(super) fn resolve(raw: RawConfig, environment: &[(String, String)]) -> Resul
     let mut config = Config {
         control_root,
         keys_folder: absolute("keys.folder", &keys_folder)?,
-        wal: Wal {
-            folder: absolute("wal.folder", &wal_folder)?,
-        },
+        wal: wal::resolve(raw.wal)?,
         silos,
         admin,
         auth: Auth {
@@ -420,11 +410,14 @@ fn check_apart(config: &Config) -> Result<(), Error> {
             let reason = format!("overlaps with silo {}", one.id);
             return Err(refused("control.root", reason));
         }
-        // A copy of the data folder must not bring the keys along.
-        if let Some(root) = one.root.path()
-            && config.keys_folder.starts_with(root)
-        {
-            return Err(refused("keys.folder", "must lie outside the data"));
+        if let Some(root) = one.root.path() {
+            // A copy of the data folder must not bring the keys along.
+            if config.keys_folder.starts_with(root) {
+                return Err(refused("keys.folder", "must lie outside the data"));
+            }
+            if config.wal.folder.starts_with(root) || root.starts_with(&config.wal.folder) {
+                return Err(refused("wal.folder", "must lie apart from the data"));
+            }
         }
     }
     let mut seen: Vec<SocketAddr> = Vec::new();

@@ -196,10 +196,34 @@ fn what_does_not_parse_is_not_shown() {
 }
 
 #[test]
+fn the_log_lies_apart_from_the_data_and_fits_its_bounds() {
+    let config = from_text(TWO, []).unwrap();
+    assert!(config.wal.folder.ends_with("trailhouse-wal"));
+    assert_eq!(config.wal.lanes.ack, engine::sequencer::Ack::Wal);
+    for (settings, setting) in [
+        ("folder = '/srv/eu/wal'", "wal.folder"),
+        ("folder = '/srv'", "wal.folder"),
+        ("ack = 'never'", "wal.ack"),
+        ("node = 'a/b'", "wal.node"),
+        ("node = ''", "wal.node"),
+        ("flush_age_ms = 0", "wal.flush_age_ms"),
+        ("flush_age_ms = 60001", "wal.flush_age_ms"),
+        ("flush_bytes = 0", "wal.flush_bytes"),
+        ("flush_bytes = 300000000", "wal.flush_bytes"),
+        ("segment_bytes = 1000", "wal.segment_bytes"),
+        ("bytes_max = 100000000", "wal.bytes_max"),
+        ("tenant_bytes_max = 2000000000", "wal.tenant_bytes_max"),
+    ] {
+        refuses(&format!("[wal]\n{settings}\n{TWO}"), setting);
+    }
+}
+
+#[test]
 fn the_example_file_is_a_configuration() {
     let text = include_str!("../../../trailhouse.example.toml");
     let config = from_text(text, []).unwrap();
     assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.wal, from_text("", []).unwrap().wal);
     assert!(config.auth.developer);
 }
 

@@ -1,7 +1,9 @@
 //! What became of a record, as its sender reads it: a receipt or a problem, the same in a batch and alone.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use catalog::ids::TenantId;
-use engine::ingest::{Outcome, Receipt};
+use engine::ingest::{Outcome, Promise, Receipt};
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -40,7 +42,24 @@ pub(super) fn json_of(receipt: &Receipt, tenant: &TenantId) -> Value {
         "tenantId": tenant,
         "policyVersion": receipt.policy_version,
         "stream": receipt.stream,
+        "segmentId": receipt.segment_id.as_deref(),
         "leafIndex": receipt.leaf_index,
         "duplicate": receipt.duplicate,
+        "integrity": receipt.promise.as_ref().map(integrity),
+    })
+}
+
+/// The promise of the group that the record was made durable with; hashes are unpadded base64url.
+fn integrity(promise: &Promise) -> Value {
+    let text = |hash| URL_SAFE_NO_PAD.encode::<[u8; 32]>(hash);
+    let path: Vec<String> = promise.path().into_iter().map(text).collect();
+    json!({
+        "root": text(promise.root()),
+        "prev": promise.prev().map(text),
+        "sig": null,
+        "leaf": promise.leaf().map(text),
+        "index": promise.index(),
+        "size": promise.size(),
+        "path": path,
     })
 }

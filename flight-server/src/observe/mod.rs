@@ -139,8 +139,24 @@ fn describe() {
         "Time from a parsed request to durable receipts"
     );
     metrics::describe_histogram!(
-        "trailhouse_commit_seconds",
-        "Time of one commit to a table of records"
+        "trailhouse_flush_seconds",
+        "Time of one commit to a table, by table"
+    );
+    metrics::describe_histogram!(
+        "trailhouse_flush_lag_seconds",
+        "Age of the oldest row of a commit when it was in the table"
+    );
+    metrics::describe_counter!(
+        "trailhouse_flush_rows_total",
+        "Rows put into tables, by table"
+    );
+    metrics::describe_counter!(
+        "trailhouse_flush_errors_total",
+        "Commits that failed and are tried again, by table and tenant"
+    );
+    metrics::describe_gauge!(
+        "trailhouse_pending_bytes",
+        "Bytes in the write-ahead log that are not in the table, by table and tenant"
     );
     metrics::describe_counter!(
         "trailhouse_auth_refusals_total",

@@ -3,12 +3,13 @@
 //! Both live wrapped in documents under `tenants/<tenant>/control/` of the tenant's silo, put-if-absent, so that two
 //! processes agree on them; unwrapped they live here, for at most five minutes after they were asked for. A KMS outage
 //! is therefore not noticed for so long, and a revoked key is not used for longer. There is no answer from an expired
-//! entry: reads fail closed.
+//! entry: reads fail closed. Only who writes may go on with what the process has, while the KMS does not answer (`writing`).
 //!
 //! Which KMS keys a tenant has is the registry's to say: it [enrolls](KeyRing::enroll) them when it reads the tenant.
 
 #[cfg(test)]
 mod tests;
+mod writing;
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -28,6 +29,8 @@ use super::{
 use crate::clock::{self, Clock, Random};
 use crate::documents::{DocumentError, Documents};
 use crate::ids::{SiloId, TenantId};
+
+use self::writing::Held;
 
 /// How long an unwrapped key may be used without asking the KMS again.
 pub const KEY_LIFETIME_MAX: Duration = Duration::from_secs(300);
@@ -92,6 +95,8 @@ pub struct KeyRing {
     current: Cache<(Place, KeyPurpose), EpochKey>,
     opened: Cache<(Place, KeyPurpose, WrappedEpoch), EpochKey>,
     secrets: Cache<(Place, TenantSecret), SecretKey>,
+    writing_keys: Held<(Place, KeyPurpose), EpochKey>,
+    writing_secrets: Held<(Place, TenantSecret), SecretKey>,
     lanes: Vec<tokio::sync::Mutex<()>>,
     hasher: RandomState,
 }
@@ -112,6 +117,8 @@ impl KeyRing {
             current: Cache::new(Arc::clone(&clock), KEY_LIFETIME_MAX, KEYS_CACHED_MAX),
             opened: Cache::new(Arc::clone(&clock), KEY_LIFETIME_MAX, KEYS_CACHED_MAX),
             secrets: Cache::new(Arc::clone(&clock), KEY_LIFETIME_MAX, KEYS_CACHED_MAX),
+            writing_keys: Held::new(Arc::clone(&clock)),
+            writing_secrets: Held::new(Arc::clone(&clock)),
             clock,
             lanes: std::iter::repeat_with(tokio::sync::Mutex::default)
                 .take(FETCH_LANES)
@@ -159,6 +166,10 @@ impl KeyRing {
         self.current.forget(|(place, _)| place.tenant == *tenant);
         self.opened.forget(|(place, _, _)| place.tenant == *tenant);
         self.secrets.forget(|(place, _)| place.tenant == *tenant);
+        self.writing_keys
+            .forget(|(place, _)| place.tenant == *tenant);
+        self.writing_secrets
+            .forget(|(place, _)| place.tenant == *tenant);
     }
 
     /// The epoch key to write with: this month's, made on first use and after every rotation of its KMS key.
@@ -231,6 +242,36 @@ impl KeyRing {
         let key = Arc::new(self.secret_from_documents(&at.0, secret).await?);
         self.secrets.insert(at, asked, Arc::clone(&key));
         Ok(key)
+    }
+
+    /// The epoch key to write with, and while the KMS does not answer the one that this process wrote with before.
+    ///
+    /// # Errors
+    /// When there is none, or the KMS says that it is not to be used.
+    pub async fn writing_key(
+        &self,
+        tenant: &TenantId,
+        silo: &SiloId,
+        purpose: KeyPurpose,
+    ) -> Result<Arc<EpochKey>, KeyError> {
+        let at = (Place::new(tenant, silo), purpose);
+        let fetch = self.current(tenant, silo, purpose);
+        self.writing_keys.get(&at, fetch).await
+    }
+
+    /// A secret of the tenant for what is about to be written; the same grace as [`Self::writing_key`].
+    ///
+    /// # Errors
+    /// When there is none, or the KMS says that it is not to be used.
+    pub async fn writing_secret(
+        &self,
+        tenant: &TenantId,
+        silo: &SiloId,
+        secret: TenantSecret,
+    ) -> Result<Arc<SecretKey>, KeyError> {
+        let at = (Place::new(tenant, silo), secret);
+        let fetch = self.tenant_secret(tenant, silo, secret);
+        self.writing_secrets.get(&at, fetch).await
     }
 
     async fn current_from_documents(

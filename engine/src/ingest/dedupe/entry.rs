@@ -42,8 +42,6 @@ pub(crate) struct Known {
     pub(crate) payload: [u8; 32],
     /// What its sender was told; out of the index it says that it is a duplicate.
     pub(crate) receipt: Receipt,
-    /// The segment it belongs to, if it has one.
-    pub(crate) segment_id: Option<String>,
 }
 
 /// The bytes of a row's `key_digest`.
@@ -64,7 +62,7 @@ pub(crate) fn payload_text(mac: &[u8; 32]) -> String {
 pub(super) fn encode(known: &Known) -> Vec<u8> {
     let receipt = &known.receipt;
     let stream = receipt.stream.as_str().as_bytes();
-    let segment = known.segment_id.as_deref().unwrap_or_default();
+    let segment = receipt.segment_id.as_deref().unwrap_or_default();
     let mut value = Vec::with_capacity(65 + stream.len() + segment.len());
     value.extend_from_slice(&known.payload);
     value.extend_from_slice(&receipt.record_id.to_bytes());
@@ -96,9 +94,10 @@ pub(super) fn decode(tenant: &TenantId, value: &[u8]) -> Option<Known> {
             },
             stream: StreamName::parse(std::str::from_utf8(stream).ok()?).ok()?,
             leaf_index: i64::from_le_bytes(*leaf_index),
+            segment_id: (!segment.is_empty()).then(|| segment.into()),
             duplicate: true,
+            promise: None,
         },
-        segment_id: (!segment.is_empty()).then(|| segment.to_owned()),
     })
 }
 
@@ -155,12 +154,13 @@ impl<'rows> Columns<'rows> {
                 policy_version,
                 stream: StreamName::parse(self.streams.value(row)).ok()?,
                 leaf_index: self.leaves.value(row),
+                segment_id: self
+                    .segments
+                    .is_valid(row)
+                    .then(|| self.segments.value(row).into()),
                 duplicate: true,
+                promise: None,
             },
-            segment_id: self
-                .segments
-                .is_valid(row)
-                .then(|| self.segments.value(row).to_owned()),
         };
         Some((key_digest(self.keys.value(row))?, known))
     }
@@ -178,9 +178,10 @@ mod tests {
                 policy_version: PolicyVersion::parse("tenant:acme@12").unwrap(),
                 stream: StreamName::parse(stream).unwrap(),
                 leaf_index: 1 << 40,
+                segment_id: segment_id.map(Into::into),
                 duplicate: true,
+                promise: None,
             },
-            segment_id: segment_id.map(str::to_owned),
         }
     }
 
@@ -193,7 +194,7 @@ mod tests {
         ] {
             let bytes = encode(&known);
             assert_eq!(decode(&acme, &bytes), Some(known.clone()));
-            let fixed = bytes.len() - known.segment_id.map_or(0, |segment| segment.len());
+            let fixed = bytes.len() - known.receipt.segment_id.map_or(0, |segment| segment.len());
             for length in 0..fixed {
                 assert_eq!(decode(&acme, &bytes[..length]), None, "{length} bytes");
             }

@@ -41,7 +41,7 @@ pub(crate) use self::entry::{KeyDigest, Known, key_digest, payload_mac, payload_
 /// Memory for pages of the file, in bytes.
 pub const CACHE_BYTES: usize = 64 << 20;
 /// The name of the file in its folder.
-pub const FILE_NAME: &str = "dedup.redb";
+pub(crate) const FILE_NAME: &str = "dedup.redb";
 /// Keys that are looked up without leaving the caller's thread.
 const KEYS_INLINE_MAX: usize = 64;
 /// Times that catching up begins again after the file was lost under it.

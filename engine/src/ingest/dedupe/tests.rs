@@ -33,9 +33,10 @@ fn known(number: u8) -> Known {
             policy_version: PolicyVersion::parse("tenant:acme@3").unwrap(),
             stream: StreamName::audit_default(),
             leaf_index: i64::from(number),
+            segment_id: (number % 2 == 1).then(|| format!("seg-{number}").into()),
             duplicate: true,
+            promise: None,
         },
-        segment_id: (number % 2 == 1).then(|| format!("seg-{number}")),
     }
 }
 
@@ -69,7 +70,7 @@ fn stored(number: u8) -> StoredRecord {
         idempotency_key: None,
         promoted: Vec::new(),
         leaf_index: Some(known.receipt.leaf_index),
-        segment_id: known.segment_id,
+        segment_id: known.receipt.segment_id.map(|segment| segment.to_string()),
         salt: [0; 16],
         sealed_fields: BTreeMap::new(),
         payload_hash: Some(payload_text(&known.payload)),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use catalog::clock::{Clock, SeededRandom, SystemClock};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::generate::Generator;
 use super::ingest::source::Format;
@@ -28,6 +29,10 @@ const TENANTS: [(&str, &str); 2] = [("acme", "eu"), ("globex", "us")];
 const QUESTION: &str = "SELECT created_at, action, actor_id, resource_id, context FROM audit.records \
                         ORDER BY created_at DESC LIMIT 4";
 const GROUPED: &str = "SELECT action, count(*) AS n FROM audit.records GROUP BY action ORDER BY n DESC, action LIMIT 5";
+const COUNT: &str = "SELECT count(*) FROM audit.records";
+/// How long acknowledged records may take to be seen, and how often is asked.
+const VISIBLE_WAIT_MAX: Duration = Duration::from_secs(60);
+const VISIBLE_ASK: Duration = Duration::from_millis(100);
 const FOREIGN: &str = "SELECT count(*) FROM globex.audit.records";
 const PYTHON: &str = r#"import adbc_driver_flightsql.dbapi as adbc
 connection = adbc.connect("URI", {"adbc.flight.sql.authorization_header": "Bearer TOKEN"}, autocommit=True)
@@ -80,6 +85,9 @@ pub enum Error {
     /// What must be refused was not.
     #[error("a question about another tenant was answered")]
     NotRefused,
+    /// Records that were acknowledged cannot be read.
+    #[error("acknowledged records are not to be seen")]
+    NotVisible,
     /// The server ended.
     #[error("the server ended early")]
     Ended,
@@ -133,9 +141,11 @@ fn new_folder(named: Option<&Path>) -> Result<PathBuf, Error> {
 fn settings(folder: &Path) -> Result<Config, Error> {
     let at = |name: &str| folder.join(name).display().to_string();
     let mut settings = format!(
-        "[control]\nroot = {:?}\n[keys]\nfolder = {:?}\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"text\"\n",
+        "[control]\nroot = {:?}\n[keys]\nfolder = {:?}\n[wal]\nfolder = {:?}\n\
+         [admin]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"text\"\n",
         at("control"),
-        at("keys")
+        at("keys"),
+        at("wal")
     );
     for (_, silo) in TENANTS {
         let root = at(silo);
@@ -175,6 +185,7 @@ impl Demo {
                 "{id}: {} accepted, {} refused",
                 summary.accepted, summary.refused
             ));
+            self.visible(id, summary.accepted).await?;
         }
         title("One question, two roles");
         say(QUESTION);
@@ -264,6 +275,27 @@ impl Demo {
         Ok(self.session(tenant, role).await?.query(sql).await?)
     }
 
+    /// Waits until what was acknowledged can be read: it is in the log first, and a moment later in its table.
+    async fn visible(&self, id: &str, records: u64) -> Result<(), Error> {
+        use arrow::array::AsArray;
+        use arrow::datatypes::Int64Type;
+        let end = Instant::now() + VISIBLE_WAIT_MAX;
+        loop {
+            let counted = self.ask(id, "Investigator", COUNT).await?;
+            let count = counted
+                .first()
+                .and_then(|batch| batch.column(0).as_primitive_opt::<Int64Type>())
+                .and_then(|counts| counts.iter().next().flatten());
+            if count.is_some_and(|count| u64::try_from(count).is_ok_and(|count| count >= records)) {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                return Err(Error::NotVisible);
+            }
+            tokio::time::sleep(VISIBLE_ASK).await;
+        }
+    }
+
     async fn refused(&self) -> Result<(), Error> {
         say(FOREIGN);
         match self
@@ -296,7 +328,7 @@ impl Demo {
             "searched for {} values of records, in every byte of every file",
             values.len()
         ));
-        let roots: Vec<_> = ["control", "eu", "us"]
+        let roots: Vec<_> = ["control", "wal", "eu", "us"]
             .iter()
             .map(|name| (*name, self.folder.join(name)))
             .collect();

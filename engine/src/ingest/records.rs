@@ -1,0 +1,430 @@
+//! The records lane of one tenant: drop what is known, number what is new, promise each its place.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use catalog::clock::{Clock, Timestamp};
+use catalog::ids::{PolicyVersion, RecordId, StreamName};
+use catalog::lease::{Holder, Lease, LeaseError, Leases};
+
+use crate::record::{StoredRecord, batch, frame};
+use crate::seal::{self, Hash, leaf_hash};
+use crate::sequencer::{Berth, Cargo, Freight, LaneError, Leaves, Plan, Prepared, StoredAt, Tree};
+use crate::table::{TableKind, TableState};
+
+use super::dedupe::{Dedup, Error, KeyDigest, Known, Place, key_digest, payload_mac};
+use super::outcome::Receipt;
+use super::round::Round;
+
+/// Records that are decided without leaving the task.
+const RECORDS_INLINE_MAX: usize = 64;
+
+/// A redacted record that has no place in the log yet.
+pub(crate) struct Candidate {
+    pub(crate) stored: StoredRecord,
+    pub(crate) key: KeyDigest,
+    /// The keyed hash of its payload.
+    pub(crate) payload: [u8; 32],
+    pub(crate) policy_version: PolicyVersion,
+    pub(crate) leaf: Hash,
+}
+
+/// Candidates that are appended together.
+pub(crate) struct Portion {
+    pub(crate) candidates: Vec<Candidate>,
+    /// How large they were when they were sent.
+    pub(crate) bytes: usize,
+}
+
+/// What the lane made of a candidate.
+pub(crate) enum Disposition {
+    /// It is in the log.
+    Stored(Receipt),
+    /// Its key belongs to another payload.
+    Mismatch {
+        /// The candidate, which is not stored.
+        rejected: Box<StoredRecord>,
+        /// The stored payload's keyed hash.
+        stored_keyed: String,
+    },
+}
+
+/// The one writer of a tenant's records in this process.
+pub(crate) struct Records {
+    index: Dedup,
+    clock: Arc<dyn Clock>,
+    leases: Option<(Arc<Leases>, Holder)>,
+    lease: tokio::sync::Mutex<Option<Lease>>,
+    log: Mutex<Log>,
+}
+
+/// What is durable, beyond what the table's newest commit says.
+#[derive(Default)]
+struct Log {
+    streams: BTreeMap<StreamName, Stream>,
+    /// Records that the index of the table does not have yet.
+    known: HashMap<KeyDigest, Known>,
+}
+
+/// The end of a stream's log.
+#[derive(Clone)]
+pub(super) struct Stream {
+    pub(super) next: i64,
+    pub(super) segment: Option<Arc<str>>,
+    /// The root of the last group.
+    pub(super) group: Option<Hash>,
+}
+
+/// Records on their way, each with its leaf and its key.
+#[derive(Default)]
+pub(crate) struct RecordRows {
+    pub(super) stored: Vec<StoredRecord>,
+    pub(super) leaves: Vec<Hash>,
+    pub(super) keys: Vec<KeyDigest>,
+    /// The root of the last group of each stream.
+    pub(super) groups: BTreeMap<StreamName, Hash>,
+}
+
+/// What a group adds to the log.
+pub(crate) struct Memo {
+    pub(super) streams: BTreeMap<StreamName, Stream>,
+    pub(super) known: Vec<(KeyDigest, Known)>,
+}
+
+impl Cargo for RecordRows {
+    fn len(&self) -> usize {
+        self.stored.len()
+    }
+
+    fn join(&mut self, mut after: Self) {
+        self.stored.append(&mut after.stored);
+        self.leaves.append(&mut after.leaves);
+        self.keys.append(&mut after.keys);
+        self.groups.append(&mut after.groups);
+    }
+
+    fn last_id(&self) -> Option<RecordId> {
+        self.stored.iter().map(|row| row.record_id).max()
+    }
+}
+
+impl Records {
+    pub(super) fn new(
+        index: Dedup,
+        clock: Arc<dyn Clock>,
+        leases: Option<(Arc<Leases>, Holder)>,
+    ) -> Self {
+        Self {
+            index,
+            clock,
+            leases,
+            lease: tokio::sync::Mutex::default(),
+            log: Mutex::default(),
+        }
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of each key. Whatever leaves the log's memory is in the index before, so that order matters here.
+    async fn look_up(
+        &self,
+        berth: &Berth,
+        keys: &[KeyDigest],
+    ) -> Result<Vec<Option<Known>>, LaneError> {
+        let mut known: Vec<Option<Known>> = {
+            let log = self.log();
+            keys.iter().map(|key| log.known.get(key).cloned()).collect()
+        };
+        let missing: Vec<KeyDigest> = keys
+            .iter()
+            .zip(&known)
+            .filter(|(_, known)| known.is_none())
+            .map(|(key, _)| *key)
+            .collect();
+        if missing.is_empty() {
+            return Ok(known);
+        }
+        let place = place(berth);
+        let found = match self.index.get_many(&place, &missing).await {
+            Err(Error::Stale) => {
+                let state = berth.table.state().await?;
+                self.index.catch_up(&place, &berth.table, &state).await?;
+                self.index.get_many(&place, &missing).await?
+            }
+            answered => answered?,
+        };
+        let slots = known.iter_mut().filter(|known| known.is_none());
+        for (slot, found) in slots.zip(found) {
+            *slot = found;
+        }
+        Ok(known)
+    }
+
+    /// The ends of the logs of these streams. A stream that this lane has not written to is as the table has it.
+    async fn ends(
+        &self,
+        berth: &Berth,
+        candidates: &[Candidate],
+    ) -> Result<BTreeMap<StreamName, Stream>, LaneError> {
+        let mut ends = BTreeMap::new();
+        {
+            let log = self.log();
+            for candidate in candidates {
+                let stream = &candidate.stored.stream;
+                if !ends.contains_key(stream) {
+                    ends.insert(stream.clone(), log.streams.get(stream).cloned());
+                }
+            }
+        }
+        let mut found = BTreeMap::new();
+        for (stream, end) in ends {
+            let end = match end {
+                Some(end) => end,
+                None => {
+                    let state = berth.table.state().await?;
+                    Stream::of(&berth.tree(&state, stream.as_str()).await?)
+                }
+            };
+            found.insert(stream, end);
+        }
+        Ok(found)
+    }
+}
+
+impl Stream {
+    fn of(tree: &Tree) -> Self {
+        Self {
+            next: tree.next(),
+            segment: tree.segment.as_deref().map(Arc::from),
+            group: tree.group,
+        }
+    }
+
+    /// The segment that a record of this moment is in. A clock that goes back does not bring an older one back.
+    pub(super) fn segment(&mut self, now: &str) -> Arc<str> {
+        match &self.segment {
+            Some(last) if **last >= *now => Arc::clone(last),
+            _ => Arc::clone(self.segment.insert(now.into())),
+        }
+    }
+}
+
+/// The hour's segment: `seg-YYYY-MM-DDTHH`.
+fn segment_of(now: Timestamp) -> String {
+    let text = now.to_string();
+    format!("seg-{}", text.get(..13).unwrap_or(&text))
+}
+
+fn place(berth: &Berth) -> Place {
+    Place {
+        tenant: berth.tenant.clone(),
+        silo: berth.silo.clone(),
+    }
+}
+
+impl Freight for Records {
+    type Work = Portion;
+    type Answer = Vec<Disposition>;
+    type Rows = RecordRows;
+    type Memo = Memo;
+    type Entries = Vec<KeyDigest>;
+    const TABLE: TableKind = TableKind::Records;
+
+    fn weigh(portion: &Portion) -> usize {
+        portion.bytes
+    }
+
+    async fn claim(&self, berth: &Berth) -> Result<(), LaneError> {
+        let mut lease = self.lease.lock().await;
+        if lease.is_none() {
+            let (leases, holder) = self.leases.as_ref().ok_or(LaneError::Unavailable)?;
+            let taken = leases.acquire(&berth.tenant, &berth.silo, holder);
+            *lease = Some(taken.await.map_err(|error| {
+                match &error {
+                    LeaseError::HeldBy { node } => {
+                        tracing::warn!(tenant = %berth.tenant, node, "another node takes this tenant's records");
+                    }
+                    other => {
+                        tracing::warn!(tenant = %berth.tenant, error = other as &dyn std::error::Error,
+                            "the right to take a tenant's records cannot be had");
+                    }
+                }
+                LaneError::Unavailable
+            })?);
+        }
+        Ok(())
+    }
+
+    async fn open(
+        &self,
+        berth: &Berth,
+        state: &Arc<TableState>,
+        recovered: &[RecordRows],
+    ) -> Result<(), LaneError> {
+        self.index
+            .catch_up(&place(berth), &berth.table, state)
+            .await?;
+        let mut log = Log::default();
+        for rows in recovered {
+            for (row, key) in rows.stored.iter().zip(&rows.keys) {
+                let stream = &row.stream;
+                if !log.streams.contains_key(stream) {
+                    let tree = berth.tree(state, stream.as_str()).await?;
+                    log.streams.insert(stream.clone(), Stream::of(&tree));
+                }
+                let end = log.streams.get_mut(stream);
+                let (Some(end), Some(known)) = (end, known_of(row)) else {
+                    return Err(LaneError::Unavailable);
+                };
+                if row.leaf_index != Some(end.next) {
+                    tracing::error!(tenant = %berth.tenant,
+                        "the write-ahead log does not go on where the table ends: another node has written");
+                    return Err(LaneError::Unavailable);
+                }
+                end.next += 1;
+                end.segment = row.segment_id.as_deref().map(Arc::from);
+                end.group = rows.groups.get(stream).copied();
+                log.known.insert(*key, known);
+            }
+        }
+        *self.log() = log;
+        Ok(())
+    }
+
+    async fn plan(&self, berth: &Berth, works: Vec<Portion>) -> Result<Plan<Self>, LaneError> {
+        let sizes: Vec<usize> = works.iter().map(|work| work.candidates.len()).collect();
+        let candidates: Vec<Candidate> =
+            works.into_iter().flat_map(|work| work.candidates).collect();
+        let keys: Vec<KeyDigest> = candidates.iter().map(|candidate| candidate.key).collect();
+        let known = self.look_up(berth, &keys).await?;
+        let ends = self.ends(berth, &candidates).await?;
+        let segment = segment_of(self.clock.now());
+        let round = move || Round::new(ends, segment).decide(candidates, known, &sizes);
+        if keys.len() <= RECORDS_INLINE_MAX {
+            return Ok(round());
+        }
+        let decided = tokio::task::spawn_blocking(round);
+        decided.await.map_err(|_| LaneError::Unavailable)
+    }
+
+    fn advance(&self, memo: Memo) {
+        let mut log = self.log();
+        log.streams.extend(memo.streams);
+        log.known.extend(memo.known);
+    }
+
+    fn encode(rows: &RecordRows) -> Vec<u8> {
+        frame::encode_records(&rows.stored)
+    }
+
+    fn decode(payload: &[u8]) -> Option<RecordRows> {
+        RecordRows::of(frame::decode_records(payload).ok()?)
+    }
+
+    fn prepare(rows: RecordRows) -> Result<Prepared<Vec<KeyDigest>>, LaneError> {
+        let last_id = rows.last_id();
+        let mut leaves: BTreeMap<StreamName, Leaves> = BTreeMap::new();
+        for (row, leaf) in rows.stored.iter().zip(&rows.leaves) {
+            let of_stream = leaves.entry(row.stream.clone()).or_insert_with(|| Leaves {
+                stream: row.stream.clone(),
+                first: row.leaf_index,
+                hashes: Vec::new(),
+                segment: None,
+                group: rows.groups.get(&row.stream).copied(),
+            });
+            of_stream.hashes.push(*leaf);
+            of_stream.segment.clone_from(&row.segment_id);
+        }
+        let promoted: [&str; 0] = [];
+        Ok(Prepared {
+            batch: batch::records(rows.stored, &promoted).map_err(|_| LaneError::Unavailable)?,
+            leaves: leaves.into_values().collect(),
+            last_id,
+            entries: rows.keys,
+        })
+    }
+
+    async fn stored(
+        &self,
+        berth: &Berth,
+        at: StoredAt<'_>,
+        keys: &Vec<KeyDigest>,
+    ) -> Result<(), LaneError> {
+        let place = place(berth);
+        match at {
+            StoredAt::Version(version) => {
+                let entries = {
+                    let log = self.log();
+                    let known = |key: &KeyDigest| Some((*key, log.known.get(key)?.clone()));
+                    keys.iter().filter_map(known).collect()
+                };
+                self.index.apply(&place, version, entries).await;
+            }
+            StoredAt::Before(state) => {
+                self.index.catch_up(&place, &berth.table, state).await?;
+            }
+        }
+        let mut log = self.log();
+        for key in keys {
+            log.known.remove(key);
+        }
+        Ok(())
+    }
+
+    async fn close(&self, berth: &Berth) {
+        *self.log() = Log::default();
+        let lease = self.lease.lock().await.take();
+        let (Some(lease), Some((leases, _))) = (lease, &self.leases) else {
+            return;
+        };
+        if let Err(error) = leases.release(lease).await {
+            tracing::warn!(tenant = %berth.tenant, error = &error as &dyn std::error::Error,
+                "the right to take a tenant's records was not given back");
+        }
+    }
+}
+
+impl RecordRows {
+    /// Rows out of the log.
+    fn of(stored: Vec<StoredRecord>) -> Option<Self> {
+        let mut rows = Self::default();
+        let mut by_stream: BTreeMap<StreamName, Vec<Hash>> = BTreeMap::new();
+        for row in &stored {
+            let leaf = leaf_hash(row).ok()?;
+            rows.leaves.push(leaf);
+            rows.keys.push(key_digest(row.key_digest.as_deref()?)?);
+            by_stream.entry(row.stream.clone()).or_default().push(leaf);
+        }
+        rows.groups = by_stream
+            .into_iter()
+            .map(|(stream, leaves)| (stream, seal::Group::new(leaves).root()))
+            .collect();
+        rows.stored = stored;
+        Some(rows)
+    }
+}
+
+/// What its sender was told of a record.
+fn known_of(row: &StoredRecord) -> Option<Known> {
+    Some(Known {
+        payload: payload_mac(row.payload_hash.as_deref()?)?,
+        receipt: Receipt {
+            record_id: row.record_id,
+            policy_version: PolicyVersion::parse(row.policy_version.as_deref()?).ok()?,
+            stream: row.stream.clone(),
+            leaf_index: row.leaf_index?,
+            segment_id: row.segment_id.as_deref().map(Arc::from),
+            duplicate: true,
+            promise: None,
+        },
+    })
+}
+
+impl fmt::Debug for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Records").finish_non_exhaustive()
+    }
+}

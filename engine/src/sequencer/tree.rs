@@ -1,0 +1,153 @@
+//! What a table's newest commit says of its logs: how many leaves, the root over them, and where numbering goes on.
+//!
+//! Every commit that adds leaves to a stream carries `txn{th.log:<stream>: tree size}`, on which two writers conflict, and
+//! in its commit info
+//! ```text
+//! th.tree:<stream>   {"size": n, "root": r, "frontier": f, "segment": s, "group": g}
+//! th.wal:<uuid>      {"position": p, "digest": d}     beside txn{th.wal:<uuid>: p}
+//! th.id              the greatest record id of the commit and those before
+//! ```
+//! r, g and d are unpadded base64url of 32 bytes, f the text of [`Frontier`]. s and g are those of the last record: the
+//! segment it is in, and the root of the group that it was appended with. The root is not signed.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use catalog::ids::RecordId;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::seal::{Frontier, Hash};
+use crate::table::TableState;
+
+use super::Leaves;
+
+const RECORD_ID: &str = "th.id";
+
+/// What a commit adds besides rows.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pub(super) txns: Vec<(String, i64)>,
+    pub(super) info: Vec<(String, Value)>,
+}
+
+/// A stream's log at one state of its table.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    frontier: Frontier,
+    /// The segment of the last leaf.
+    pub(crate) segment: Option<String>,
+    /// The root of the group of the last leaf.
+    pub(crate) group: Option<Hash>,
+}
+
+/// The table counts leaves and says nothing, or something else, of the tree over them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoTree;
+
+#[derive(Serialize, Deserialize)]
+struct Text {
+    size: u64,
+    root: String,
+    frontier: String,
+    segment: Option<String>,
+    group: Option<String>,
+}
+
+/// The `txn` application id that carries the tree size of a stream.
+pub(super) fn log_app_id(stream: &str) -> String {
+    format!("th.log:{stream}")
+}
+
+fn tree_key(stream: &str) -> String {
+    format!("th.tree:{stream}")
+}
+
+pub(super) fn hash_text(hash: &Hash) -> String {
+    URL_SAFE_NO_PAD.encode(hash)
+}
+
+pub(super) fn hash_of(text: &str) -> Option<Hash> {
+    URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
+}
+
+impl Tree {
+    /// The log of `stream` as `state` has it.
+    pub(crate) fn of(state: &TableState, stream: &str) -> Result<Self, NoTree> {
+        let size = state.txn(&log_app_id(stream)).unwrap_or(0);
+        let size = u64::try_from(size).map_err(|_| NoTree)?;
+        let Some(value) = state.info(&tree_key(stream)) else {
+            return if size == 0 {
+                Ok(Self::default())
+            } else {
+                Err(NoTree)
+            };
+        };
+        let text = Text::deserialize(value).map_err(|_| NoTree)?;
+        let frontier = Frontier::from_text(text.size, &text.frontier).map_err(|_| NoTree)?;
+        let sound = text.size == size && hash_text(&frontier.root()) == text.root;
+        if !sound {
+            return Err(NoTree);
+        }
+        Ok(Self {
+            frontier,
+            segment: text.segment,
+            group: text.group.as_deref().and_then(hash_of),
+        })
+    }
+
+    /// A log of these leaves, in their order: what a table that says nothing of its tree is read for.
+    pub(super) fn over(leaves: impl IntoIterator<Item = Hash>) -> Self {
+        let mut tree = Self::default();
+        tree.frontier.extend(leaves);
+        tree
+    }
+
+    /// The number of the next leaf.
+    pub(crate) fn next(&self) -> i64 {
+        // No log has more leaves: the frontier refuses it.
+        i64::try_from(self.frontier.size()).unwrap_or(i64::MAX)
+    }
+
+    /// Appends leaves, and notes for the commit what the log is with them.
+    pub(super) fn append(mut self, leaves: &Leaves, notes: &mut Notes) {
+        self.frontier.extend(leaves.hashes.iter().copied());
+        let stream = leaves.stream.as_str();
+        let group = leaves.group.or(self.group);
+        let text = Text {
+            size: self.frontier.size(),
+            root: hash_text(&self.frontier.root()),
+            frontier: self.frontier.to_text(),
+            segment: leaves.segment.clone().or(self.segment.take()),
+            group: group.as_ref().map(hash_text),
+        };
+        notes.txns.push((log_app_id(stream), self.next()));
+        // Texts and numbers always have a value.
+        let value = serde_json::to_value(text).unwrap_or_default();
+        notes.info.push((tree_key(stream), value));
+    }
+}
+
+/// The greatest record id that the table is known to have.
+pub(super) fn last_id(state: &TableState) -> Option<RecordId> {
+    RecordId::parse(state.info(RECORD_ID)?.as_str()?).ok()
+}
+
+/// Notes the greatest record id with the commit.
+pub(super) fn note_id(state: &TableState, id: Option<RecordId>, notes: &mut Notes) {
+    if let Some(id) = id.max(last_id(state)) {
+        let value = Value::String(id.to_string());
+        notes.info.push((RECORD_ID.to_owned(), value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_survive_their_text() {
+        assert_eq!(hash_of(&hash_text(&[7; 32])), Some([7; 32]));
+        assert_eq!(hash_of("AAAA"), None);
+        assert_eq!(hash_of(""), None);
+    }
+}

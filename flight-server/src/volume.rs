@@ -1,0 +1,124 @@
+//! What this node has on a disk of its own: the write-ahead log, and the index of idempotency keys beside it.
+//!
+//! ```text
+//! open log --> register node --> index, leases --> lanes of whoever has rows in the log
+//!                                        drain --> drained --> close
+//! ```
+//! The log is durable state: without it, what was acknowledged and is in no table yet is lost. So a folder that is not
+//! the one this node left is refused before anything is served.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use catalog::clock::Random;
+use catalog::ids::{SiloId, TenantId};
+use catalog::lease::{Holder, Leases};
+use catalog::node::{NodeError, Nodes};
+use engine::disk::SystemDisk;
+use engine::ingest::dedupe::{self, CACHE_BYTES, Dedup};
+use engine::table::TableKind;
+use engine::wal::{self, Wal};
+use object_store::ObjectStore;
+
+use crate::config;
+
+/// Why the node's own disk cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log.
+    #[error("the write-ahead log cannot be opened")]
+    Log(#[from] wal::Error),
+    /// The node is not the one that was left.
+    #[error("this node may not take up its write-ahead log")]
+    Node(#[from] NodeError),
+    /// The index.
+    #[error("the index of idempotency keys cannot be opened")]
+    Index(#[from] dedupe::Error),
+    /// Reading the disk broke off.
+    #[error("the write-ahead log was not read to its end")]
+    Broken(#[from] tokio::task::JoinError),
+}
+
+/// The node's own disk.
+#[derive(Debug)]
+pub(crate) struct Volume {
+    pub(crate) wal: Arc<Wal>,
+    pub(crate) index: Dedup,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) holder: Holder,
+    nodes: Arc<Nodes>,
+    unreleased: Vec<wal::Unreleased>,
+}
+
+impl Volume {
+    /// Opens it and says so to the other nodes.
+    pub(crate) async fn open(
+        config: &config::Wal,
+        nodes: Arc<Nodes>,
+        silos: BTreeMap<SiloId, Arc<dyn ObjectStore>>,
+        random: &Arc<dyn Random>,
+    ) -> Result<Self, Error> {
+        let settings = wal::Settings {
+            folder: config.folder.clone(),
+            segment_bytes_max: config.segment_bytes_max,
+            bytes_max: config.bytes_max,
+        };
+        let random = Arc::clone(random);
+        let opening = tokio::task::spawn_blocking(move || {
+            let folder = settings.folder.clone();
+            let (wal, recovery) = Wal::open(settings, Arc::new(SystemDisk), random)?;
+            // After the log: whoever has its lock has the folder.
+            Ok::<_, Error>((wal, recovery, Dedup::open(&folder, CACHE_BYTES)?))
+        });
+        let (wal, recovery, index) = opening.await??;
+        nodes
+            .register(&config.node, recovery.id, recovery.generation)
+            .await?;
+        if recovery.torn_bytes > 0 {
+            let bytes = recovery.torn_bytes;
+            tracing::warn!(
+                bytes,
+                "the write-ahead log ended in what was never acknowledged"
+            );
+        }
+        Ok(Self {
+            holder: Holder {
+                node: config.node.clone(),
+                wal: wal.id(),
+            },
+            leases: Arc::new(Leases::new(silos, Arc::clone(&nodes))),
+            wal,
+            index,
+            nodes,
+            unreleased: recovery.sources,
+        })
+    }
+
+    /// The tenants that have rows of this table in the log.
+    pub(crate) fn unreleased(&self, table: TableKind) -> impl Iterator<Item = TenantId> {
+        let of_table = self
+            .unreleased
+            .iter()
+            .filter(move |unreleased| *unreleased.source.table == *table.name());
+        of_table.map(|unreleased| unreleased.source.tenant.clone())
+    }
+
+    /// Closes the log. `left`: how many tables lack something that only the log has.
+    pub(crate) async fn close(&self, left: usize) {
+        if left == 0 {
+            let drained = self.nodes.drained(&self.holder.node, self.holder.wal).await;
+            if let Err(error) = drained {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "it was not noted that the write-ahead log is empty"
+                );
+            }
+        } else {
+            tracing::warn!(
+                tables = left,
+                "stopping: rows stay in the write-ahead log; the next start puts them into their tables"
+            );
+        }
+        self.wal.close().await;
+    }
+}
