@@ -16,6 +16,9 @@ mod index;
 mod key_material;
 mod layout;
 mod log;
+mod objects;
+#[cfg(test)]
+mod power;
 mod probe;
 mod root;
 mod rows;

@@ -1,20 +1,19 @@
 //! The file-system store whose puts are durable when they return.
 //!
 //! `object_store`'s own file-system store never calls fsync. This one keeps its reads and lists, and does every write
-//! itself: write a staged file, sync it, link or rename it into place, sync the directory. A put-if-absent is a hard
-//! link, which the file system refuses when the name is taken, also between processes.
+//! itself, through [`super::objects`]. A put-if-absent is a hard link, which the file system refuses when the name is
+//! taken, also between processes.
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path as FsPath, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use super::objects::{Objects, Publish, Staged, parent_of};
 use super::{Error, StoreFault};
+use crate::disk::{Disk, SystemDisk};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -26,9 +25,6 @@ use object_store::{
     PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, UploadPart,
 };
 
-/// How many directories are remembered as already durable before the memory starts afresh.
-const SYNCED_DIRECTORIES_MAX: usize = 65_536;
-
 /// A file-system store that acknowledges nothing before it is on disk.
 ///
 /// After one failed sync the kernel may have dropped dirty pages and would report success on the next try, so this
@@ -36,25 +32,17 @@ const SYNCED_DIRECTORIES_MAX: usize = 65_536;
 #[derive(Debug)]
 pub struct FsyncStore {
     local: LocalFileSystem,
-    disk: Arc<Disk>,
+    objects: Arc<Objects>,
 }
 
 impl FsyncStore {
     /// Opens the store rooted at `root`, which is created when absent.
     pub fn open(root: &FsPath) -> Result<Self, Error> {
-        let create = |root: &FsPath| -> io::Result<PathBuf> {
-            std::fs::create_dir_all(root)?;
-            let root = root.canonicalize()?;
-            let mut directory = Some(root.as_path());
-            while let Some(path) = directory {
-                // Ancestors above what this process may open were not made here.
-                match sync_directory(path) {
-                    Err(error) if error.kind() == ErrorKind::PermissionDenied => break,
-                    other => other?,
-                }
-                directory = path.parent();
-            }
-            Ok(root)
+        let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
+        let create = |root: &FsPath| {
+            disk.create_directories(root)?;
+            disk.sync_directory(root)?;
+            root.canonicalize()
         };
         let fault = |kind| Error::Unavailable {
             what: "the silo root cannot be opened",
@@ -62,24 +50,18 @@ impl FsyncStore {
         };
         let root = create(root).map_err(|error| fault(Some(error.kind())))?;
         let local = LocalFileSystem::new_with_prefix(&root).map_err(|_| fault(None))?;
-        let disk = Disk {
-            root,
-            synced: Mutex::new(HashSet::new()),
-            failed: AtomicBool::new(false),
-            staged: AtomicU64::new(0),
-        };
         Ok(Self {
             local,
-            disk: Arc::new(disk),
+            objects: Arc::new(Objects::new(disk)),
         })
     }
 
     async fn on_disk<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Disk) -> io::Result<T> + Send + 'static,
+        work: impl FnOnce(&Objects) -> io::Result<T> + Send + 'static,
     ) -> object_store::Result<T> {
-        let disk = Arc::clone(&self.disk);
-        blocking(move || work(&disk)).await.map_err(generic)
+        let objects = Arc::clone(&self.objects);
+        blocking(move || work(&objects)).await.map_err(generic)
     }
 
     async fn sync_parents(&self, locations: &[&Path]) -> object_store::Result<()> {
@@ -88,10 +70,10 @@ impl FsyncStore {
             let path = self.local.path_to_filesystem(location)?;
             parents.insert(parent_of(&path).map_err(generic)?.to_path_buf());
         }
-        self.on_disk(move |disk| {
+        self.on_disk(move |objects| {
             parents.iter().try_for_each(|parent| {
-                disk.make_durable(parent)?;
-                disk.sync_directory(parent)
+                objects.make_durable(parent)?;
+                objects.sync_directory(parent)
             })
         })
         .await
@@ -123,13 +105,9 @@ impl ObjectStore for FsyncStore {
             }
         };
         let target = self.local.path_to_filesystem(location)?;
-        let disk = Arc::clone(&self.disk);
-        let written = blocking(move || {
-            let (mut file, staged) = disk.stage(&target)?;
-            payload.iter().try_for_each(|bytes| file.write_all(bytes))?;
-            disk.publish(&file, staged, &target, how)
-        })
-        .await;
+        let objects = Arc::clone(&self.objects);
+        let written =
+            blocking(move || objects.put(&target, payload.iter().map(AsRef::as_ref), how)).await;
         match written {
             Ok(()) => Ok(PutResult {
                 e_tag: None,
@@ -152,12 +130,11 @@ impl ObjectStore for FsyncStore {
     ) -> object_store::Result<Box<dyn MultipartUpload>> {
         let target = self.local.path_to_filesystem(location)?;
         let staging = target.clone();
-        let (file, staged) = self.on_disk(move |disk| disk.stage(&staging)).await?;
+        let staged = self.on_disk(move |objects| objects.stage(&staging)).await?;
         Ok(Box::new(FsyncUpload {
-            disk: Arc::clone(&self.disk),
+            objects: Arc::clone(&self.objects),
             target,
-            file: Arc::new(file),
-            staged: Some(staged),
+            staged: Some(Arc::new(staged)),
             offset: 0,
         }))
     }
@@ -183,15 +160,15 @@ impl ObjectStore for FsyncStore {
         locations: BoxStream<'static, object_store::Result<Path>>,
     ) -> BoxStream<'static, object_store::Result<Path>> {
         let local = self.local.clone();
-        let disk = Arc::clone(&self.disk);
+        let objects = Arc::clone(&self.objects);
         self.local
             .delete_stream(locations)
             .then(move |deleted| {
-                let (local, disk) = (local.clone(), Arc::clone(&disk));
+                let (local, objects) = (local.clone(), Arc::clone(&objects));
                 async move {
                     let location = deleted?;
                     let path = local.path_to_filesystem(&location)?;
-                    blocking(move || disk.sync_directory(parent_of(&path)?))
+                    blocking(move || objects.sync_directory(parent_of(&path)?))
                         .await
                         .map_err(generic)?;
                     Ok(location)
@@ -222,7 +199,7 @@ impl ObjectStore for FsyncStore {
         to: &Path,
         options: CopyOptions,
     ) -> object_store::Result<()> {
-        self.on_disk(Disk::check).await?;
+        self.on_disk(Objects::check).await?;
         self.local.copy_opts(from, to, options).await?;
         self.sync_parents(&[to]).await
     }
@@ -233,156 +210,31 @@ impl ObjectStore for FsyncStore {
         to: &Path,
         options: RenameOptions,
     ) -> object_store::Result<()> {
-        self.on_disk(Disk::check).await?;
+        self.on_disk(Objects::check).await?;
         self.local.rename_opts(from, to, options).await?;
         self.sync_parents(&[from, to]).await
     }
 }
 
-/// The durable part of the store: everything that must be synced goes through here.
-#[derive(Debug)]
-struct Disk {
-    root: PathBuf,
-    synced: Mutex<HashSet<PathBuf>>,
-    failed: AtomicBool,
-    staged: AtomicU64,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Publish {
-    Create,
-    Replace,
-}
-
-impl Disk {
-    fn check(&self) -> io::Result<()> {
-        if self.failed.load(Ordering::Acquire) {
-            return Err(io::Error::other(
-                "an earlier sync failed; the store takes no more writes",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Passes the outcome of a sync on, and remembers a failure.
-    fn watch(&self, synced: io::Result<()>) -> io::Result<()> {
-        if synced.is_err() {
-            self.failed.store(true, Ordering::Release);
-        }
-        synced
-    }
-
-    /// Syncs a directory. One that cannot be opened was not synced, but nothing is lost by that: the caller fails, and
-    /// the next one may find a free descriptor.
-    fn sync_directory(&self, path: &FsPath) -> io::Result<()> {
-        let directory = File::open(path)?;
-        self.watch(directory.sync_all())
-    }
-
-    /// Opens a fresh file beside `target`. Its name ends in `#` and digits, which lists leave out.
-    fn stage(&self, target: &FsPath) -> io::Result<(File, Staged)> {
-        self.check()?;
-        let parent = parent_of(target)?;
-        self.make_durable(parent)?;
-        loop {
-            let number = self.staged.fetch_add(1, Ordering::Relaxed);
-            let mut name = target.as_os_str().to_owned();
-            name.push(format!("#{}{number:012}", std::process::id()));
-            let path = PathBuf::from(name);
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => return Ok((file, Staged(path))),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    self.synced
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .remove(parent);
-                    self.make_durable(parent)?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn publish(
-        &self,
-        file: &File,
-        staged: Staged,
-        target: &FsPath,
-        how: Publish,
-    ) -> io::Result<()> {
-        self.watch(file.sync_all())?;
-        let parent = parent_of(target)?;
-        match how {
-            Publish::Create => {
-                let linked = std::fs::hard_link(&staged.0, target);
-                // Whoever learns that the name is taken will act on it, so what is there must be durable as well.
-                if !matches!(&linked, Err(error) if error.kind() != ErrorKind::AlreadyExists) {
-                    self.sync_directory(parent)?;
-                }
-                linked
-            }
-            Publish::Replace => {
-                std::fs::rename(&staged.0, target)?;
-                self.sync_directory(parent)
-            }
-        }
-    }
-
-    /// Makes `directory` and the entries that lead to it from the root durable, once.
-    fn make_durable(&self, directory: &FsPath) -> io::Result<()> {
-        if self
-            .synced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(directory)
-        {
-            return Ok(());
-        }
-        std::fs::create_dir_all(directory)?;
-        let mut ancestor = directory;
-        while ancestor != self.root && ancestor.starts_with(&self.root) {
-            ancestor = parent_of(ancestor)?;
-            self.sync_directory(ancestor)?;
-        }
-        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
-        if synced.len() >= SYNCED_DIRECTORIES_MAX {
-            synced.clear();
-        }
-        synced.insert(directory.to_path_buf());
-        Ok(())
-    }
-}
-
-/// A staged file, removed when it is dropped: after a link a second name goes, after a rename nothing is there.
-#[derive(Debug)]
-struct Staged(PathBuf);
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        // A leftover is never listed and never read; failing to remove it is no reason to fail a write.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 #[derive(Debug)]
 struct FsyncUpload {
-    disk: Arc<Disk>,
+    objects: Arc<Objects>,
     target: PathBuf,
-    file: Arc<File>,
-    staged: Option<Staged>,
+    /// None once the upload is closed; parts that are still being written hold the file.
+    staged: Option<Arc<Staged>>,
     offset: u64,
 }
 
 #[async_trait]
 impl MultipartUpload for FsyncUpload {
     fn put_part(&mut self, payload: PutPayload) -> UploadPart {
-        let file = Arc::clone(&self.file);
+        let staged = self.staged.clone();
         let mut offset = self.offset;
         self.offset += payload.content_length() as u64;
         blocking(move || {
+            let staged = staged.ok_or_else(closed)?;
             payload.iter().try_for_each(|bytes| {
-                file.write_all_at(bytes, offset)?;
+                staged.write_at(bytes, offset)?;
                 offset += bytes.len() as u64;
                 Ok(())
             })
@@ -392,16 +244,9 @@ impl MultipartUpload for FsyncUpload {
     }
 
     async fn complete(&mut self) -> object_store::Result<PutResult> {
-        let staged = self
-            .staged
-            .take()
-            .ok_or_else(|| generic(io::Error::other("the upload is already closed")))?;
-        let (disk, file, target) = (
-            Arc::clone(&self.disk),
-            Arc::clone(&self.file),
-            self.target.clone(),
-        );
-        blocking(move || disk.publish(&file, staged, &target, Publish::Replace))
+        let staged = self.staged.take().ok_or_else(|| generic(closed()))?;
+        let (objects, target) = (Arc::clone(&self.objects), self.target.clone());
+        blocking(move || objects.publish(&staged, &target, Publish::Replace))
             .await
             .map_err(generic)?;
         Ok(PutResult {
@@ -425,13 +270,8 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn sync_directory(path: &FsPath) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-fn parent_of(path: &FsPath) -> io::Result<&FsPath> {
-    path.parent()
-        .ok_or_else(|| io::Error::other("the object has no directory"))
+fn closed() -> io::Error {
+    io::Error::other("the upload is already closed")
 }
 
 fn generic(error: io::Error) -> object_store::Error {
@@ -597,19 +437,5 @@ mod tests {
             .await;
         assert_eq!(listed, ["z/three"]);
         assert_eq!(get(&store, "z/three").await, "1");
-    }
-
-    #[tokio::test]
-    async fn after_a_failed_sync_nothing_more_is_acknowledged() {
-        let (_directory, store) = opened();
-        put(&store, "a", b"1", PutMode::Create).await.unwrap();
-        assert!(
-            store
-                .disk
-                .watch(Err(io::Error::other("dirty pages lost")))
-                .is_err()
-        );
-        assert!(put(&store, "b", b"2", PutMode::Create).await.is_err());
-        assert_eq!(get(&store, "a").await, "1");
     }
 }
