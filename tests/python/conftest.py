@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -19,19 +20,27 @@ START_SECONDS_MAX = 60
 
 
 def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    """Below those that the system gives to clients: a server that comes back finds its port, and nobody else on it."""
+    ports = []
+    while len(ports) < count:
+        port = random.randint(10_000, 30_000)
+        with socket.socket() as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in ports:
+            ports.append(port)
     return ports
 
 
 class World:
     """A running server and the command line against it."""
 
-    def __init__(self, folder):
+    binary = BINARY
+
+    def __init__(self, folder, ack="commit"):
         self.folder = folder
         names = ["eu_flight", "eu_http", "us_flight", "us_http", "admin"]
         self.ports = dict(zip(names, free_ports(len(names))))
@@ -43,8 +52,8 @@ class World:
         )
         self.config.write_text(
             f'[control]\nroot = "file://{folder}/control"\n[keys]\nfolder = "{folder}/keys"\n'
-            # Answers come when a record is in its table, so that a test can read it at once.
-            f'[wal]\nfolder = "{folder}/wal"\nack = "commit"\n'
+            # "commit": answers come when a record is in its table, so that a test can read it at once.
+            f'[wal]\nfolder = "{folder}/wal"\nack = "{ack}"\n'
             f'[admin]\nlisten = "127.0.0.1:{self.ports["admin"]}"\n{silos}'
         )
         self.process = None
