@@ -6,7 +6,7 @@ BIN := $(CARGO_TARGET_DIR)/debug/trailhouse
 VENV := $(CARGO_TARGET_DIR)/python
 PYTHON ?= python3
 
-.PHONY: help build demo test fmt lint rust-test python-test compare release clean
+.PHONY: help build demo test nightly fmt lint rust-test python-test compare release clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -18,6 +18,14 @@ demo: build $(VENV)/ready ## run the main job for real; KEEP=1 leaves the server
 	$(BIN) demo --python $(VENV)/bin/python $(if $(KEEP),--keep) $(DEMO_ARGS)
 
 test: fmt lint rust-test python-test ## everything the gate runs
+
+# Long suites: tests whose path says `nightly`, and those that do more in a build with TRAILHOUSE_NIGHTLY.
+LONG := test(nightly) or test(faults::) or test(wal::crash) or test(ten_writers)
+KILLS ?= 1000
+
+nightly: build $(VENV)/ready ## the long runs: stores, power and processes that die; prints seeds and counts (KILLS=1000)
+	$(VENV)/bin/python tests/python/kill.py --binary $(BIN) --kills $(KILLS)
+	TRAILHOUSE_NIGHTLY=1 cargo nextest run --locked --workspace --run-ignored all --no-capture -E '$(LONG)'
 
 fmt:
 	cargo fmt --all --check

@@ -5,6 +5,7 @@
     reason = "a test that cannot set up its world must stop"
 )]
 
+mod faults;
 mod ingest;
 mod isolation;
 mod limits;

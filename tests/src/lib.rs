@@ -5,6 +5,11 @@
     reason = "a harness that cannot set up its world must stop the test"
 )]
 
+mod around;
+pub mod fault_store;
+pub mod ledger;
+pub mod outage;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +24,6 @@ use flight_server::auth::developer::TokenRequest;
 use flight_server::cli::serve::{Addresses, Server};
 use flight_server::config::{self, Config};
 use flight_server::service::{self, Service};
-use flight_server::volume;
 use futures::TryStreamExt;
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -27,8 +31,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 
+pub use around::Around;
+
 /// How long the tasks of a server that was killed may go on: those that are in the middle of a system call.
 const LIFE_AFTER_MAX: Duration = Duration::from_secs(20);
+
+/// How often a server is started before it is said not to start.
+const STARTS_MAX: usize = 100;
 
 /// The silos of every world.
 pub const SILOS: [&str; 2] = ["eu", "us"];
@@ -61,6 +70,7 @@ pub struct World {
     /// The parts of the server.
     pub service: Arc<Service>,
     setup: Setup,
+    around: Around,
     path: PathBuf,
     folder: Option<tempfile::TempDir>,
     addresses: Vec<Addresses>,
@@ -111,6 +121,29 @@ impl World {
         world
     }
 
+    /// The same with this around it. It is started again and again until it starts.
+    pub async fn restart_around(folder: tempfile::TempDir, setup: Setup, around: Around) -> Self {
+        let path = folder.path().to_owned();
+        let mut refused = None;
+        for _ in 0..STARTS_MAX {
+            match Self::serve_around(path.clone(), setup, around.clone()).await {
+                Ok(mut world) => {
+                    world.folder = Some(folder);
+                    return world;
+                }
+                Err(error) => refused = Some(error),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        unreachable!("the server does not start: {refused:?}")
+    }
+
+    /// Stops the server as a kill does, and starts it again as it was.
+    pub async fn crash_and_restart(self) -> Self {
+        let (setup, around) = (self.setup, self.around.clone());
+        Self::restart_around(self.crash().await, setup, around).await
+    }
+
     /// Another server over the same folder, as another node would be.
     pub async fn twin(&self, node: &'static str) -> Self {
         let setup = Setup { node, ..self.setup };
@@ -122,6 +155,14 @@ impl World {
     /// # Errors
     /// Those of the service.
     pub async fn serve(path: PathBuf, setup: Setup) -> Result<Self, service::Error> {
+        Self::serve_around(path, setup, Around::default()).await
+    }
+
+    async fn serve_around(
+        path: PathBuf,
+        setup: Setup,
+        around: Around,
+    ) -> Result<Self, service::Error> {
         let config = settings(&path, setup);
         let machine = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -129,8 +170,9 @@ impl World {
             .build()
             .unwrap();
         let (stop, stopped) = oneshot::channel();
+        let around_it = around.clone();
         let started = machine.spawn(async move {
-            let service = Box::pin(build(config)).await?;
+            let service = Box::pin(around_it.build(config)).await?;
             let server = Server::bind(Arc::clone(&service)).await.unwrap();
             Ok((service, server))
         });
@@ -149,6 +191,7 @@ impl World {
         Ok(Self {
             service,
             setup,
+            around,
             path,
             folder: None,
             addresses,
@@ -332,22 +375,6 @@ impl World {
         let mut client = self.client(silo, &self.token(tenant, &[role], &[])).await;
         run(&mut client, sql).await
     }
-}
-
-/// Builds a service; one that died a moment ago may not have let go of the folder yet.
-async fn build(config: Config) -> Result<Arc<Service>, service::Error> {
-    for _ in 0..100 {
-        match Service::build(config.clone()).await {
-            Err(service::Error::Volume(
-                volume::Error::Log(engine::wal::Error::Locked)
-                | volume::Error::Index(engine::ingest::dedupe::Error::InUse),
-            )) => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            built => return built,
-        }
-    }
-    Service::build(config).await
 }
 
 fn settings(path: &Path, setup: Setup) -> Config {

@@ -267,6 +267,8 @@ mod tests {
     use super::*;
     use crate::table::testing::{World, request, row, rows, run};
     use crate::table::{Root, Silo, Table, TableKind};
+    use arrow::array::AsArray;
+    use arrow::datatypes::Int64Type;
     use object_store::memory::InMemory;
     use object_store::path::Path;
     use std::collections::BTreeMap;
@@ -377,24 +379,29 @@ mod tests {
         ));
     }
 
+    /// A build with `TRAILHOUSE_NIGHTLY` set makes many more.
+    const COMMITS: i64 = if option_env!("TRAILHOUSE_NIGHTLY").is_some() {
+        2_000
+    } else {
+        50
+    };
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn many_writers_lose_and_double_nothing() {
+    #[expect(clippy::print_stderr, reason = "the counts of the run")]
+    async fn ten_writers_lose_and_double_nothing() {
         let world = Arc::new(World::new());
         world.records("acme").await;
-        let writers: Vec<_> = (0..4_i64)
+        let writers: Vec<_> = (0..10_i64)
             .map(|writer| {
                 let world = Arc::clone(&world);
                 tokio::spawn(async move {
                     let table = world.records("acme").await;
                     let own = format!("th.log:{writer}");
-                    for n in 1..=5 {
+                    for n in 0..COMMITS {
                         let seen = table.state().await.unwrap();
-                        let outcome = append(&table, &seen, writer * 100 + n, &[(&own, n)]).await;
+                        let id = writer * COMMITS + n;
+                        let outcome = append(&table, &seen, id, &[(&own, n + 1)]).await;
                         assert!(matches!(outcome, AppendOutcome::Committed { .. }));
-                        let state = table.state().await.unwrap();
-                        let request = request(&state, &["record_id"]);
-                        let plan = table.scan(state, request).await.unwrap();
-                        assert!(!run(plan).await.unwrap().is_empty());
                     }
                 })
             })
@@ -404,15 +411,21 @@ mod tests {
         }
         let table = world.records("acme").await;
         let state = table.state().await.unwrap();
-        assert_eq!((state.version, state.row_count()), (20, 20));
-        let request = request(&state, &["record_id"]);
+        let all = 10 * COMMITS;
+        assert_eq!(i64::try_from(state.version), Ok(all));
+        assert!((0..10).all(|writer| state.txn(&format!("th.log:{writer}")) == Some(COMMITS)));
+        let request = request(&state, &["leaf_index"]);
         let batches = run(table.scan(state, request).await.unwrap())
             .await
             .unwrap();
-        assert_eq!(
-            batches.iter().map(|batch| batch.num_rows()).sum::<usize>(),
-            20
-        );
+        let mut ids = Vec::new();
+        for batch in &batches {
+            let numbers = batch.column(0).as_primitive::<Int64Type>();
+            ids.extend_from_slice(numbers.values());
+        }
+        ids.sort_unstable();
+        assert!(ids.into_iter().eq(0..all), "a row is lost or double");
+        eprintln!("ten writers, {COMMITS} commits each: {all} rows, each there once");
     }
 
     /// The library that the log's format comes from reads it too.
