@@ -9,6 +9,7 @@ mod faults;
 mod ingest;
 mod isolation;
 mod limits;
+mod log;
 mod quarantine;
 mod redaction;
 mod tamper;

@@ -335,3 +335,61 @@ async fn a_swapped_secret_document_does_not_open() {
         .await;
     assert!(matches!(token, Err(KeyError::Unauthentic(_))));
 }
+
+#[tokio::test]
+async fn writing_goes_on_while_the_kms_is_away_and_reading_does_not() {
+    let world = World::new().await;
+    let ring = world.ring();
+    let (tenant, silo) = (&world.tenant, &world.silo);
+    let key = || ring.writing_key(tenant, silo, KeyPurpose::Data);
+    let secret = |which| ring.writing_secret(tenant, silo, which);
+    let held = (
+        key().await.unwrap(),
+        secret(TenantSecret::Hash).await.unwrap(),
+    );
+    world.kms.down.store(true, Ordering::SeqCst);
+    // Longer than anything may be read with, and into another month.
+    for _ in 0..3 {
+        world.clock.advance(Duration::from_hours(24 * 20));
+        assert_eq!(key().await.unwrap().wrapped(), held.0.wrapped());
+        assert!(*secret(TenantSecret::Hash).await.unwrap() == *held.1);
+        assert!(world.current(&ring).await.is_err());
+        assert!(world.open(&ring, held.0.wrapped()).await.is_err());
+    }
+    // What this process never had, and what another has, it does not get.
+    assert!(secret(TenantSecret::Token).await.is_err());
+    let other = world.ring();
+    let fetched = other.writing_key(tenant, silo, KeyPurpose::Data).await;
+    assert!(matches!(fetched, Err(KeyError::Unavailable { .. })));
+    // While it is away it is left alone for a while after each question.
+    let before = world.calls();
+    for _ in 0..5 {
+        key().await.unwrap();
+    }
+    assert!(world.calls() <= before + 1);
+    world.kms.down.store(false, Ordering::SeqCst);
+    world.clock.advance(Duration::from_secs(60));
+    assert_ne!(
+        key().await.unwrap().wrapped(),
+        held.0.wrapped(),
+        "another month"
+    );
+}
+
+#[tokio::test]
+async fn a_key_that_was_switched_off_is_not_written_with_any_more() {
+    let world = World::new().await;
+    let ring = world.ring();
+    let (tenant, silo) = (&world.tenant, &world.silo);
+    ring.writing_key(tenant, silo, KeyPurpose::Data)
+        .await
+        .unwrap();
+    world.kms.inner.disable(&world.keys.data).await.unwrap();
+    world.clock.advance(KEY_LIFETIME_MAX);
+    let refused = ring.writing_key(tenant, silo, KeyPurpose::Data).await;
+    assert!(matches!(refused, Err(KeyError::Disabled)));
+    // It is forgotten, also when nobody answers any more.
+    world.kms.down.store(true, Ordering::SeqCst);
+    let refused = ring.writing_key(tenant, silo, KeyPurpose::Data).await;
+    assert!(matches!(refused, Err(KeyError::Unavailable { .. })));
+}

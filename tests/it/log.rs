@@ -1,0 +1,273 @@
+//! Acknowledged means durable in the log: what a kill, a restart, an unwritable table or another folder make of that.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use engine::seal::{Hash, verify_path};
+use flight_server::service;
+use flight_server::volume;
+use futures::future::join_all;
+use serde_json::{Value, json};
+use tests::{Setup, World, record};
+
+/// How long anything may take to be seen.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Answers come from the log, and it gets into the tables soon.
+const LOGGED: Setup = Setup {
+    node: "one",
+    wal: "ack = \"wal\"\nflush_age_ms = 200",
+    more: "",
+};
+
+/// Answers come from the log, and it gets into no table by itself.
+const HELD: Setup = Setup {
+    wal: "ack = \"wal\"\nflush_age_ms = 60000",
+    ..LOGGED
+};
+
+async fn send(world: &World, tenant: &str, key: &str) -> (u16, Value) {
+    let token = world.token(tenant, &[], &["audit.write"]);
+    let body = record(tenant, key, json!({ "context": { "key": key } })).to_string();
+    world.post("eu", &token, "/v1/audit/records", body).await
+}
+
+async fn accepted(world: &World, tenant: &str, key: &str) -> Value {
+    let (status, answer) = send(world, tenant, key).await;
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+/// Record ids by leaf index, as they are in the table.
+async fn stored(world: &World, tenant: &str) -> Vec<(i64, String)> {
+    let sql = "SELECT leaf_index, record_id FROM audit.records";
+    let rows = world.query(tenant, "eu", "Audit.Investigator", sql).await;
+    let mut stored = Vec::new();
+    for batch in rows.expect("an answer") {
+        let leaves = batch.column(0).as_primitive::<Int64Type>();
+        let ids = batch.column(1).as_string::<i32>();
+        let pairs = leaves.iter().flatten().zip(ids.iter().flatten());
+        stored.extend(pairs.map(|(leaf, id)| (leaf, id.to_owned())));
+    }
+    stored.sort();
+    stored
+}
+
+/// Waits until the table has so many records, and gives them.
+async fn seen(world: &World, tenant: &str, count: usize) -> Vec<(i64, String)> {
+    let end = Instant::now() + WAIT_MAX;
+    loop {
+        let stored = stored(world, tenant).await;
+        if stored.len() >= count {
+            return stored;
+        }
+        assert!(Instant::now() < end, "{} of {count}", stored.len());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What receipts say, as the table should have it.
+fn promised(receipts: &[Value]) -> Vec<(i64, String)> {
+    let pair = |receipt: &Value| {
+        let id = receipt["recordId"].as_str().expect("an id").to_owned();
+        (receipt["leafIndex"].as_i64().expect("a leaf"), id)
+    };
+    let unique: BTreeSet<_> = receipts.iter().map(pair).collect();
+    unique.into_iter().collect()
+}
+
+fn hash(value: &Value) -> Hash {
+    let bytes = URL_SAFE_NO_PAD.decode(value.as_str().expect("a hash"));
+    bytes.expect("base64").try_into().expect("32 bytes")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledged_record_is_seen_soon_and_its_group_promises_it() {
+    let world = Arc::new(World::start_as(LOGGED).await);
+    world.tenant("acme", "eu").await;
+    let sends = (0..20).map(|n| {
+        let world = Arc::clone(&world);
+        async move { accepted(&world, "acme", &n.to_string()).await }
+    });
+    let receipts = join_all(sends).await;
+    assert_eq!(seen(&world, "acme", 20).await, promised(&receipts));
+    let mut roots = BTreeSet::new();
+    let mut befores = BTreeSet::new();
+    for receipt in &receipts {
+        let integrity = &receipt["integrity"];
+        let path = integrity["path"].as_array().expect("a path");
+        let path: Vec<Hash> = path.iter().map(hash).collect();
+        let (index, size) = (&integrity["index"], &integrity["size"]);
+        let is_promised = verify_path(
+            &hash(&integrity["leaf"]),
+            index.as_u64().expect("an index"),
+            size.as_u64().expect("a size"),
+            &path,
+            &hash(&integrity["root"]),
+        );
+        assert!(is_promised, "{receipt}");
+        assert!(integrity["sig"].is_null());
+        assert!(
+            receipt["segmentId"]
+                .as_str()
+                .is_some_and(|id| id.starts_with("seg-"))
+        );
+        roots.insert(hash(&integrity["root"]));
+        befores.extend(
+            Some(&integrity["prev"])
+                .filter(|prev| !prev.is_null())
+                .map(hash),
+        );
+    }
+    // Each group names the one before, so that all but the last root are named.
+    assert_eq!(befores.len(), roots.len() - 1);
+    assert!(befores.is_subset(&roots));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_before_the_flush_loses_and_doubles_nothing() {
+    let world = World::start_as(HELD).await;
+    world.tenant("acme", "eu").await;
+    let mut receipts = Vec::new();
+    for n in 0..5 {
+        receipts.push(accepted(&world, "acme", &n.to_string()).await);
+    }
+    assert!(stored(&world, "acme").await.is_empty(), "it is held back");
+    let world = World::restart(world.crash().await, HELD).await;
+    // A duplicate of what is in the log alone, and what comes after it.
+    let again = accepted(&world, "acme", "2").await;
+    assert_eq!(again["duplicate"], true);
+    for field in ["recordId", "leafIndex", "segmentId", "policyVersion"] {
+        assert_eq!(again[field], receipts[2][field], "{field}");
+    }
+    let next = accepted(&world, "acme", "next").await;
+    assert_eq!(next["leafIndex"], 5);
+    receipts.push(next);
+    // Killed again: the frames of two lives are in the log.
+    let world = World::restart(world.crash().await, LOGGED).await;
+    assert_eq!(seen(&world, "acme", 6).await, promised(&receipts));
+    // And once more, now that the table has them.
+    let world = World::restart(world.crash().await, LOGGED).await;
+    receipts.push(accepted(&world, "acme", "last").await);
+    assert_eq!(seen(&world, "acme", 7).await, promised(&receipts));
+    let again = accepted(&world, "acme", "0").await;
+    assert_eq!(again["recordId"], receipts[0]["recordId"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_leaves_nothing_in_the_log_alone_evidence_of_denials_included() {
+    let world = World::start_as(HELD).await;
+    world.tenant("acme", "eu").await;
+    let receipt = accepted(&world, "acme", "one").await;
+    let refused = "SELECT * FROM globex.audit.records";
+    let asked = world.query("acme", "eu", "Audit.Reader", refused).await;
+    asked.expect_err("refused");
+    let world = World::restart(world.stop().await, HELD).await;
+    assert_eq!(stored(&world, "acme").await, promised(&[receipt]));
+    let sql = "SELECT problem FROM audit.evidence WHERE decision = 'Deny'";
+    let rows = world.query("acme", "eu", "Audit.Admin", sql).await;
+    let shown = tests::text(&rows.expect("evidence"));
+    assert!(shown.contains("cross-tenant-query"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_writers_and_their_retries_get_one_place_for_each_record() {
+    let world = Arc::new(World::start_as(LOGGED).await);
+    world.tenant("acme", "eu").await;
+    let writers = (0..10).map(|writer| {
+        let world = Arc::clone(&world);
+        async move {
+            let mut receipts = Vec::new();
+            for n in 0..15 {
+                // Two writers send each key at about the same time.
+                receipts.push(accepted(&world, "acme", &format!("{}-{n}", writer / 2)).await);
+            }
+            receipts
+        }
+    });
+    let receipts: Vec<Value> = join_all(writers).await.into_iter().flatten().collect();
+    let stored = seen(&world, "acme", 75).await;
+    assert_eq!(stored, promised(&receipts));
+    let leaves: Vec<i64> = stored.iter().map(|(leaf, _)| *leaf).collect();
+    assert_eq!(leaves, (0..75).collect::<Vec<_>>());
+    let first = receipts.iter().filter(|one| one["duplicate"] == false);
+    assert_eq!(first.count(), 75);
+}
+
+/// The place of the next entry of a table's log.
+fn next_entry(world: &World, tenant: &str) -> PathBuf {
+    let root = world.folder().join("eu/tenants").join(tenant);
+    let log = root.join("audit/records/_delta_log");
+    let entries = std::fs::read_dir(&log).expect("a log").count();
+    log.join(format!("{entries:020}.json"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_cannot_be_written_keeps_nobody_else_waiting() {
+    let world = World::start_as(LOGGED).await;
+    world.tenant("acme", "eu").await;
+    world.tenant("globex", "eu").await;
+    let mut receipts = vec![accepted(&world, "acme", "first").await];
+    seen(&world, "acme", 1).await;
+    let broken = next_entry(&world, "acme");
+    std::fs::write(&broken, "{").expect("written");
+    for n in 0..3 {
+        receipts.push(accepted(&world, "acme", &n.to_string()).await);
+        let other = accepted(&world, "globex", &n.to_string()).await;
+        assert_eq!(other["leafIndex"], n);
+    }
+    seen(&world, "globex", 3).await;
+    let again = accepted(&world, "acme", "1").await;
+    assert_eq!(again["recordId"], receipts[2]["recordId"]);
+    std::fs::remove_file(&broken).expect("removed");
+    assert_eq!(seen(&world, "acme", 4).await, promised(&receipts));
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let at = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy(&path, &at);
+        } else {
+            std::fs::copy(&path, &at).expect("copied");
+        }
+    }
+}
+
+async fn refused(folder: &Path) {
+    let started = World::serve(folder.to_owned(), LOGGED).await;
+    let error = started.expect_err("the folder was taken");
+    let named = matches!(error, service::Error::Volume(volume::Error::Node(_)));
+    assert!(named, "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_was_replaced_or_restored_is_not_taken_up() {
+    let world = World::start_as(HELD).await;
+    world.tenant("acme", "eu").await;
+    accepted(&world, "acme", "one").await;
+    let folder = world.crash().await;
+    let (log, kept) = (folder.path().join("wal-one"), folder.path().join("kept"));
+    copy(&log, &kept);
+    let world = World::restart(folder, HELD).await;
+    accepted(&world, "acme", "two").await;
+    let folder = world.crash().await;
+    let newest = folder.path().join("newest");
+    std::fs::rename(&log, &newest).expect("moved");
+    refused(folder.path()).await;
+    std::fs::remove_dir_all(&log).expect("removed");
+    std::fs::rename(&kept, &log).expect("moved");
+    refused(folder.path()).await;
+    std::fs::remove_dir_all(&log).expect("removed");
+    std::fs::rename(&newest, &log).expect("moved");
+    let world = World::restart(folder, LOGGED).await;
+    assert_eq!(seen(&world, "acme", 2).await.len(), 2);
+}
