@@ -106,7 +106,7 @@ class Trailhouse:
             f'[keys]\nfolder = "{folder}/keys"\n[silos.local]\nroot = "{folder}/data"\n'
             f'flight = "127.0.0.1:{self.flight}"\nhttp = "127.0.0.1:{self.http}"\n'
             f'[admin]\nlisten = "127.0.0.1:{self.admin}"\n[wal]\nfolder = "{folder}/wal"\n'
-            '[limits]\nrequests_per_second = 0\nbytes_per_second = 0\n'
+            '[limits]\nwrite_requests_per_s = 0\nwrite_bytes_per_s = 0\nwrites_at_once = 1024\n'
             '[log]\nfilter = "error"\n'
         )
         self.command = [binary, "--config", str(config)]

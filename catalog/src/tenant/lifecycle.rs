@@ -197,12 +197,12 @@ mod tests {
 
     /// A row a state: what its own callers may do, then what operators may.
     const ALLOWED: &str = "
-        state           Write  Read  TenantAdmin  PolicyRead  PolicyWrite
-        Provisioning    --     --    -o           -o          -o
-        Active          c-     c-    co           co          co
-        Suspended       --     c-    -o           co          -o
-        PendingDeletion --     c-    -o           co          -o
-        Deleted         --     --    -o           --          --";
+        state           Write Read TenantAdmin PolicyRead PolicyWrite QuarantineRead QuarantineDecide
+        Provisioning    --    --   -o          -o         -o          --             --
+        Active          c-    c-   co          co         co          c-             c-
+        Suspended       --    c-   -o          co         -o          c-             --
+        PendingDeletion --    c-   -o          co         -o          c-             --
+        Deleted         --    --   -o          --         --          --             --";
 
     fn table(
         first: impl IntoIterator<Item = &'static str>,
