@@ -45,5 +45,5 @@ def test_receipts_outlive_the_index(own):
 
 
 def test_a_node_that_nobody_knows_is_not_abandoned(own):
-    answer = own.run("repair", "node", "--abandon", "node-1", "--reason", "its disk burnt", ok=False)
+    answer = own.run("repair", "node", "--abandon", "node-9", "--reason", "its disk burnt", ok=False)
     assert "no such node" in answer, answer
