@@ -12,5 +12,6 @@ mod limits;
 mod log;
 mod quarantine;
 mod redaction;
+mod stores;
 mod tamper;
 mod tidy;

@@ -6,6 +6,7 @@
 )]
 
 mod around;
+pub mod emulators;
 pub mod fault_store;
 pub mod ledger;
 pub mod outage;
@@ -49,7 +50,7 @@ pub struct Setup {
     pub node: &'static str,
     /// The settings in `[wal]` beside folder and node.
     pub wal: &'static str,
-    /// Settings beside the usual ones.
+    /// Settings beside the usual ones. A silo that is described here is not described otherwise.
     pub more: &'static str,
 }
 
@@ -391,6 +392,9 @@ fn settings(path: &Path, setup: Setup) -> Config {
     settings.push_str(setup.more);
     for silo in SILOS {
         let listeners = "flight = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n";
+        if setup.more.contains(&format!("[silos.{silo}]")) {
+            continue;
+        }
         settings.push_str(&format!(
             "[silos.{silo}]\nroot = {:?}\n{listeners}",
             at(silo)

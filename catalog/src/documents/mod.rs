@@ -8,8 +8,6 @@
 //! that ends below it, or has a hole, is an error and never an older answer. That is what keeps the deletion of the
 //! newest version from lifting a hold or reviving a grant.
 
-#[cfg(test)]
-mod contract;
 mod sealed;
 
 use std::collections::HashMap;

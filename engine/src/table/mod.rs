@@ -364,7 +364,17 @@ impl Table {
             .store()
             .put_opts(&path, payload, PutMode::Create.into())
             .await;
-        put.map(drop).map_err(log::unavailable)
+        use object_store::Error as E;
+        let Err(error) = put else { return Ok(()) };
+        // The name is new: what has it is what an earlier try of the store's client left, if all of it got through.
+        if matches!(error, E::AlreadyExists { .. } | E::Precondition { .. }) {
+            let there = self.log.store().get(&path).await;
+            let there = there.map_err(log::unavailable)?.bytes().await;
+            if there.map_err(log::unavailable)? == file.bytes {
+                return Ok(());
+            }
+        }
+        Err(log::unavailable(error))
     }
 
     /// Removes files that are certainly in no entry. What this misses is garbage, and harmless.

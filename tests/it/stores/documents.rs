@@ -1,56 +1,50 @@
-//! What documents promise, run against every store that can be had without a network.
+//! What documents promise on any store.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode};
 
-use super::{DOCUMENT_BYTES_MAX, DocumentError, Documents, SealedDocuments, Tampering};
-use crate::clock::SeededRandom;
-use crate::keys::SecretKey;
+use catalog::clock::SeededRandom;
+use catalog::documents::{
+    DOCUMENT_BYTES_MAX, DocumentError, Documents, SealedDocuments, Tampering,
+};
+use catalog::keys::SecretKey;
+
+use super::Subject;
 
 const KIND: &str = "holds";
 
-/// Runs one part of the contract on every store, each in a world of its own.
-macro_rules! contract {
-    ($($name:ident),* $(,)?) => {
-        mod memory {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Arc::new(super::InMemory::new())).await;
-            })*
-        }
-        mod local {
-            $(#[tokio::test]
-            async fn $name() {
-                let folder = tempfile::tempdir().unwrap();
-                let store = super::LocalFileSystem::new_with_prefix(folder.path()).unwrap();
-                super::$name(super::Arc::new(store)).await;
-            })*
-        }
+macro_rules! parts {
+    ($subject:expr, $($part:ident),* $(,)?) => {
+        $($part($subject.part(stringify!($part))).await;)*
     };
 }
 
-contract!(
-    versions_follow_each_other,
-    a_version_is_written_once,
-    names_cannot_leave_their_folder,
-    what_never_was_is_none,
-    ids_are_listed_by_kind,
-    the_newest_version_cannot_be_taken_back,
-    a_fresh_process_sees_a_hole,
-    a_rewritten_version_is_noticed,
-    a_whole_document_cannot_vanish,
-    a_lost_version_is_not_written_again,
-    foreign_objects_are_passed_over,
-    racing_writers_leave_one_history,
-    sealed_documents_round_trip,
-    sealed_bytes_are_bound_to_their_place_and_past,
-    sealed_documents_open_with_their_key_only,
-);
+/// All of it, each part in a place of its own.
+pub(super) async fn contract(subject: &Subject) {
+    parts!(
+        subject,
+        versions_follow_each_other,
+        a_version_is_written_once,
+        a_claim_is_won_once,
+        names_cannot_leave_their_folder,
+        what_never_was_is_none,
+        ids_are_listed_by_kind,
+        the_newest_version_cannot_be_taken_back,
+        a_fresh_process_sees_a_hole,
+        a_rewritten_version_is_noticed,
+        a_whole_document_cannot_vanish,
+        a_lost_version_is_not_written_again,
+        foreign_objects_are_passed_over,
+        racing_writers_leave_one_history,
+        sealed_documents_round_trip,
+        sealed_bytes_are_bound_to_their_place_and_past,
+        sealed_documents_open_with_their_key_only,
+    );
+}
 
 fn documents(store: &Arc<dyn ObjectStore>) -> Documents {
     Documents::new(Arc::clone(store), Path::from("tenants/acme/control"))
@@ -91,7 +85,7 @@ async fn write(documents: &Documents, id: &str, texts: &[&'static str]) {
 fn assert_tampered<T: std::fmt::Debug>(outcome: Result<T, DocumentError>, expected: Tampering) {
     match outcome {
         Err(DocumentError::Tampered(found)) => assert_eq!(found, expected),
-        other => panic!("expected {expected:?}, got {other:?}"),
+        other => unreachable!("expected {expected:?}, got {other:?}"),
     }
 }
 
@@ -141,6 +135,22 @@ async fn a_version_is_written_once(store: Arc<dyn ObjectStore>) {
         assert!(matches!(again, Err(DocumentError::VersionTaken)));
         let (_, bytes) = documents.latest(KIND, "h1").await.unwrap().unwrap();
         assert_eq!(&bytes[..], b"one");
+    }
+}
+
+/// Equal bytes may be another's: they are one's own in a put, and taken in a claim.
+async fn a_claim_is_won_once(store: Arc<dyn ObjectStore>) {
+    let same = || Bytes::from_static(b"mine");
+    documents(&store).put(KIND, "h1", 1, same()).await.unwrap();
+    documents(&store).put(KIND, "h1", 1, same()).await.unwrap();
+    let claims = (0..8).map(|_| {
+        let documents = documents(&store);
+        async move { documents.claim(KIND, "h2", 1, same()).await }
+    });
+    let outcomes = futures::future::join_all(claims).await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    for outcome in outcomes {
+        assert!(matches!(outcome, Ok(()) | Err(DocumentError::VersionTaken)));
     }
 }
 
@@ -264,7 +274,7 @@ async fn racing_writers_leave_one_history(store: Arc<dyn ObjectStore>) {
                 match documents.put(KIND, "h1", next, bytes).await {
                     Ok(()) => written += 1,
                     Err(DocumentError::VersionTaken) => {}
-                    Err(error) => panic!("{error:?}"),
+                    Err(error) => unreachable!("{error:?}"),
                 }
             }
         }
