@@ -13,9 +13,9 @@ use catalog::clock::{Clock, ManualClock, Timestamp};
 use catalog::context::Role;
 use catalog::evidence::{EvidenceReceipt, EvidenceRef};
 use catalog::guard::{Decision, OperationKind};
-use catalog::ids::{CorrelationId, PolicyVersion, RecordId, SiloId, StreamName, TenantId};
+use catalog::ids::{CorrelationId, PolicyVersion, RecordId, SiloId, TenantId};
 use catalog::keys::SecretKey;
-use catalog::policy::{Bundle, PinnedPolicy, RetentionClass};
+use catalog::policy::{Bundle, PinnedPolicy};
 use datafusion::common::ParamValues;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::physical_expr::expressions::col;
@@ -34,6 +34,7 @@ use super::tables::SessionTables;
 use super::viewer::Viewer;
 use crate::record::batch;
 use crate::record::stored::{Promoted, StoredRecord};
+use crate::record::testing::bare;
 
 /// The caller's tenant.
 pub(super) const OWN: &str = "acme";
@@ -415,30 +416,10 @@ fn row(tenant: &str, number: i64) -> StoredRecord {
         record_id: RecordId::parse(&format!("01KDVDN0000000000000{number:06}")).unwrap(),
         created_at: at(number),
         ingested_at: at(number + 1),
-        stream: StreamName::audit_default(),
-        retention_class: RetentionClass::parse("standard").unwrap(),
-        action: None,
-        resource_type: None,
-        resource_id: None,
-        actor_type: None,
-        actor_id: None,
-        trace_id: None,
-        span_id: None,
-        purpose: None,
-        labels: None,
-        context: None,
-        extras: None,
         schema_version: Some("1.0".to_owned()),
-        policy_version: None,
-        idempotency_key: None,
-        promoted: Vec::new(),
         leaf_index: Some(number),
-        segment_id: None,
         salt: [0; 16],
-        sealed_fields: BTreeMap::new(),
-        payload_hash: None,
-        key_digest: None,
-        leaf_layout: "[]".to_owned(),
+        ..bare()
     }
 }
 

@@ -1,6 +1,5 @@
 //! The index over real tables and real files: whatever becomes of the file, the answers are those of the table.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use catalog::clock::Timestamp;
@@ -10,6 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::ingest::outcome::Receipt;
+use crate::record::testing::bare;
 use crate::record::{StoredRecord, batch};
 use crate::table::AppendOutcome;
 use crate::table::testing::World;
@@ -55,27 +55,13 @@ fn stored(number: u8) -> StoredRecord {
         stream: known.receipt.stream,
         retention_class: RetentionClass::kept(),
         action: Some("Test.Done".to_owned()),
-        resource_type: None,
-        resource_id: None,
-        actor_type: None,
-        actor_id: None,
-        trace_id: None,
-        span_id: None,
-        purpose: None,
-        labels: None,
-        context: None,
-        extras: None,
         schema_version: Some("1.0".to_owned()),
         policy_version: Some(known.receipt.policy_version.to_string()),
-        idempotency_key: None,
-        promoted: Vec::new(),
         leaf_index: Some(known.receipt.leaf_index),
         segment_id: known.receipt.segment_id.map(|segment| segment.to_string()),
-        salt: [0; 16],
-        sealed_fields: BTreeMap::new(),
         payload_hash: Some(payload_text(&known.payload)),
         key_digest: Some(text(key(number))),
-        leaf_layout: "[]".to_owned(),
+        ..bare()
     }
 }
 
