@@ -26,7 +26,7 @@ use crate::context::{ClaimProfile, IngressHeaders, TenantContext, VerifiedClaims
 use crate::evidence::{Evidence, EvidenceEntry, EvidenceReceipt, EvidenceRef, EvidenceUnavailable};
 use crate::guard::{Denial, Gate, Operation, Permit, Request, TenantAdmin};
 use crate::ids::{SiloId, TenantId};
-use crate::keys::{KeyRing, Kms, LocalKms};
+use crate::keys::{KeyRing, Kms, LocalKms, RootSecret};
 use crate::policy::Policies;
 use crate::tenant::{self, Event, NewTenant, Registry, TenantRecord};
 
@@ -88,16 +88,19 @@ impl World {
             Arc::clone(&shared),
             Arc::clone(&random),
         );
-        let registry = Registry::open(
+        let secret = RootSecret::new(
+            Arc::clone(&kms),
             Arc::clone(&root),
-            &silo(),
+            silo(),
+            Arc::clone(&random),
+        );
+        let registry = Arc::new(Registry::new(
+            Arc::new(secret),
+            Arc::clone(&root),
             Arc::new(ring),
             Arc::clone(&shared),
             random,
-        )
-        .await
-        .unwrap();
-        let registry = Arc::new(registry);
+        ));
         let policies = Arc::new(Policies::new(
             stores,
             Arc::clone(&registry),

@@ -12,10 +12,9 @@ use std::time::Duration;
 
 use catalog::clock::{Clock, Random, SystemClock, SystemRandom};
 use catalog::context::{IngressHeaders, TenantContext};
-use catalog::documents::Documents;
 use catalog::guard::{Denial, Gate};
-use catalog::ids::RecordIds;
-use catalog::keys::{self, KeyError, KeyRing, Kms, LocalKms, SecretKey};
+use catalog::ids::{RecordIds, SiloId};
+use catalog::keys::{KeyError, KeyRing, Kms, LocalKms, RootSecret, SecretKey};
 use catalog::node::Nodes;
 use catalog::policy::Policies;
 use catalog::tenant::{self, OnboardError, Registry};
@@ -26,7 +25,6 @@ use engine::query::Queries;
 use engine::sequencer::{Parts, Sequencer};
 use engine::table::{TableKind, Tables};
 use http::{HeaderMap, header};
-use object_store::path::Path;
 
 use crate::auth::developer::{self, Developer};
 use crate::auth::{self, Authenticator};
@@ -46,9 +44,6 @@ pub enum Error {
     /// The key folder, or a key in it.
     #[error("the keys cannot be opened")]
     Keys(#[from] KeyError),
-    /// The registry.
-    #[error("the registry cannot be opened")]
-    Registry(#[from] tenant::Error),
     /// The reserved tenant, which takes the evidence that belongs to no other.
     #[error("the system tenant cannot be made")]
     System(#[from] OnboardError),
@@ -105,8 +100,10 @@ pub struct Service {
     pub developer: Option<Developer>,
     /// What is counted.
     pub metrics: Metrics,
-    /// Seals Flight tickets. The same in every process over one control root, so that one redeems another's tickets.
-    pub ticket_key: SecretKey,
+    root: Arc<RootSecret>,
+    home: SiloId,
+    /// Whether the system tenant is known to be there.
+    founded: AtomicBool,
     stopping: AtomicBool,
 }
 
@@ -205,7 +202,9 @@ impl Service {
             rates,
             developer,
             metrics,
-            ticket_key: control.secret.derive("tickets"),
+            root: control.root,
+            home: control.home,
+            founded: AtomicBool::new(control.founded),
             stopping: AtomicBool::new(false),
         }))
     }
@@ -270,6 +269,26 @@ impl Service {
         }
     }
 
+    /// Seals Flight tickets. The same in every process over one control root, so that one redeems another's tickets.
+    /// There is none before the key service has answered for the first time.
+    pub(crate) fn ticket_key(&self) -> Option<SecretKey> {
+        Some(self.root.kept()?.derive("tickets"))
+    }
+
+    /// Makes the system tenant, where the key service was away when this process started.
+    pub async fn found(&self) {
+        if self.founded.load(Ordering::Acquire) {
+            return;
+        }
+        match tenant::onboard_system(&self.registry, &self.policies, &self.home).await {
+            Ok(_) => self.founded.store(true, Ordering::Release),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "nothing is served before the key service answers"
+            ),
+        }
+    }
+
     /// Says that this process is about to stop, so that nobody sends it new work.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
@@ -324,7 +343,9 @@ struct Control {
     registry: Arc<Registry>,
     policies: Arc<Policies>,
     nodes: Arc<Nodes>,
-    secret: SecretKey,
+    root: Arc<RootSecret>,
+    home: SiloId,
+    founded: bool,
 }
 
 impl Control {
@@ -341,29 +362,51 @@ impl Control {
             Arc::clone(clock),
             Arc::clone(random),
         ));
-        let registry = Registry::open(
+        let root = Arc::new(RootSecret::new(
+            Arc::clone(&kms),
             Arc::clone(stores.control()),
-            home,
+            home.clone(),
+            Arc::clone(random),
+        ));
+        let registry = Arc::new(Registry::new(
+            Arc::clone(&root),
+            Arc::clone(stores.control()),
             Arc::clone(&keys),
             Arc::clone(clock),
             Arc::clone(random),
-        );
-        let registry = Arc::new(registry.await?);
-        let documents = Documents::new(Arc::clone(stores.control()), Path::from("control"));
-        let secret = keys::root_secret(&*kms, &documents, home, &**random).await?;
+        ));
         let policies = Arc::new(Policies::new(
             stores.by_silo(),
             Arc::clone(&registry),
             kms,
             Arc::clone(clock),
         ));
-        tenant::onboard_system(&registry, &policies, home).await?;
+        if let Err(error) = root.get().await
+            && !error.is_outage()
+        {
+            return Err(error.into());
+        }
+        // What was acknowledged lies on this node's disk, so that an outage of the key service is no reason not to start:
+        // everybody is told of it instead. Keys that do not fit the data are one.
+        let founded = match tenant::onboard_system(&registry, &policies, home).await {
+            Ok(_) => true,
+            Err(error) if error.is_outage() => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the key service does not answer: starting without it"
+                );
+                false
+            }
+            Err(error) => return Err(error.into()),
+        };
         Ok(Self {
             keys,
             registry,
             policies,
             nodes: Arc::new(Nodes::new(Arc::clone(stores.control()))),
-            secret,
+            root,
+            home: home.clone(),
+            founded,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use catalog::documents::{Documents, SealedDocuments};
 use catalog::ids::{SiloId, TenantId};
-use catalog::keys::root_secret;
+use catalog::keys::RootSecret;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::collect;
 use engine::table::{ScanRequest, TableKind};
@@ -128,10 +128,9 @@ async fn decrypted(world: &World) -> String {
             .store();
     let documents = || Documents::new(Arc::clone(&store), Path::from("control"));
     let home = SiloId::parse("eu").unwrap();
-    let key = root_secret(&**service.keys.kms(), &documents(), &home, &*service.random)
-        .await
-        .unwrap();
-    let sealed = SealedDocuments::new(documents(), Arc::new(key), Arc::clone(&service.random));
+    let (kms, random) = (Arc::clone(service.keys.kms()), Arc::clone(&service.random));
+    let root = RootSecret::new(kms, Arc::clone(&store), home, Arc::clone(&random));
+    let sealed = SealedDocuments::new(documents(), root.get().await.unwrap(), random);
     for id in sealed.list("tenant").await.unwrap() {
         let (_, document) = sealed.latest("tenant", &id).await.unwrap().unwrap();
         seen.push_str(&String::from_utf8_lossy(&document));

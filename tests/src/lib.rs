@@ -340,6 +340,12 @@ impl World {
         (response.status().as_u16(), response.json().await.unwrap())
     }
 
+    /// What a silo's listener says of its readiness.
+    pub async fn ready(&self, silo: &str) -> (u16, Value) {
+        let asked = reqwest::get(self.http(silo) + "/readyz").await.unwrap();
+        (asked.status().as_u16(), asked.json().await.unwrap())
+    }
+
     /// Sends records as a batch and expects each to be accepted.
     pub async fn ingest(&self, tenant: &str, silo: &str, records: &[Value]) {
         let token = self.token(tenant, &[], &["audit.write"]);

@@ -53,6 +53,11 @@ impl Outage {
         state.spared = state.used.clone();
     }
 
+    /// No key is answered for any more because it was used before.
+    pub fn spare_none(&self) {
+        self.lock().spared.clear();
+    }
+
     /// How many questions got no answer.
     pub fn unanswered(&self) -> u64 {
         self.lock().unanswered

@@ -66,6 +66,11 @@ impl KeyError {
             source: source.into(),
         }
     }
+
+    /// Whether the key service did not answer, as opposed to an answer that is no.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
 }
 
 impl From<Unauthentic> for KeyError {

@@ -30,5 +30,5 @@ pub use kms::{KeyError, KeyId, Kms, SigningKeyId};
 pub use local::LocalKms;
 pub use ring::{KEY_LIFETIME_MAX, KeyRing};
 pub use secret::{KEY_LEN, SecretKey};
-pub use stored::root_secret;
+pub use stored::RootSecret;
 pub use tenant::{TenantKeys, TenantSecret};

@@ -2,15 +2,21 @@
 //!
 //! The document is JSON: `{"master_key_id": "kms://…", "wrapped": "<base64>"}`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use object_store::ObjectStore;
+use object_store::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 
 use super::{KeyError, KeyId, KeyPurpose, Kms, SecretKey, WrapAad};
 use crate::clock::Random;
 use crate::documents::{DocumentError, Documents};
 use crate::ids::{SiloId, TenantId};
 
+const CONTROL: &str = "control";
 const ROOT_KEYS: &str = "root-keys";
 const ROOT_CONTROL: &str = "control";
 
@@ -79,30 +85,69 @@ impl StoredSecret<'_> {
     }
 }
 
-/// The key that seals a silo's own documents (its registry), made on first start under a KMS key of its own.
+/// The secret of a control root: it seals the registry, and other keys are derived from it.
 ///
-/// It lies in `root-keys/control` of these documents, wrapped with AAD = `_system`, silo, `control`,
-/// `root-keys/control`, each length-prefixed (u32 LE). The caller holds it while the process lives.
-pub async fn root_secret(
-    kms: &dyn Kms,
-    documents: &Documents,
-    silo: &SiloId,
-    random: &dyn Random,
-) -> Result<SecretKey, KeyError> {
-    let aad = WrapAad {
-        tenant: &TenantId::system(),
-        silo,
-        purpose: KeyPurpose::Control,
+/// It lies in `control/root-keys/control`, under a KMS key of its own, wrapped with AAD = `_system`, silo, `control`,
+/// `root-keys/control`, each length-prefixed (u32 LE); made on first start. It is fetched when it is first needed and
+/// then kept while the process lives. So a process can start while the key service is away: until that is back,
+/// whoever needs the secret is told that the key service does not answer.
+#[derive(Debug)]
+pub struct RootSecret {
+    kms: Arc<dyn Kms>,
+    documents: Documents,
+    home: SiloId,
+    random: Arc<dyn Random>,
+    kept: OnceCell<Arc<SecretKey>>,
+}
+
+impl RootSecret {
+    /// The secret of the control root `store`, whose home silo is `home`. Nothing is fetched yet.
+    pub fn new(
+        kms: Arc<dyn Kms>,
+        store: Arc<dyn ObjectStore>,
+        home: SiloId,
+        random: Arc<dyn Random>,
+    ) -> Self {
+        Self {
+            kms,
+            documents: Documents::new(store, Path::from(CONTROL)),
+            home,
+            random,
+            kept: OnceCell::new(),
+        }
     }
-    .labelled("root-keys/control");
-    let stored = StoredSecret {
-        kms,
-        documents,
-        kind: ROOT_KEYS,
-        id: ROOT_CONTROL,
-        aad: &aad,
-    };
-    stored.load_or_make(MasterKey::New(silo), random).await
+
+    /// The secret.
+    ///
+    /// # Errors
+    /// When the key service does not answer, or does not give it out.
+    pub async fn get(&self) -> Result<Arc<SecretKey>, KeyError> {
+        let secret = self.kept.get_or_try_init(|| self.fetch()).await?;
+        Ok(Arc::clone(secret))
+    }
+
+    /// The secret, if it has been fetched.
+    pub fn kept(&self) -> Option<Arc<SecretKey>> {
+        self.kept.get().map(Arc::clone)
+    }
+
+    async fn fetch(&self) -> Result<Arc<SecretKey>, KeyError> {
+        let aad = WrapAad {
+            tenant: &TenantId::system(),
+            silo: &self.home,
+            purpose: KeyPurpose::Control,
+        }
+        .labelled("root-keys/control");
+        let stored = StoredSecret {
+            kms: &*self.kms,
+            documents: &self.documents,
+            kind: ROOT_KEYS,
+            id: ROOT_CONTROL,
+            aad: &aad,
+        };
+        let secret = stored.load_or_make(MasterKey::New(&self.home), &*self.random);
+        Ok(Arc::new(secret.await?))
+    }
 }
 
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, KeyError> {
@@ -117,10 +162,7 @@ pub(crate) fn json<T: Serialize>(document: &T) -> Result<Bytes, KeyError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use object_store::memory::InMemory;
-    use object_store::path::Path;
 
     use super::*;
     use crate::clock::SystemRandom;
@@ -130,17 +172,18 @@ mod tests {
     async fn the_root_secret_is_one_for_all_processes_and_for_its_silo_only() {
         let folder = tempfile::tempdir().unwrap();
         let kms = LocalKms::open(&folder.path().join("keys"), Arc::new(SystemRandom)).unwrap();
-        let store = Arc::new(InMemory::new());
-        let documents = || Documents::new(Arc::clone(&store) as _, Path::from("control"));
-        let silo = SiloId::parse("local").unwrap();
-        let (one, two) = (documents(), documents());
-        let (a, b) = futures::join!(
-            root_secret(&kms, &one, &silo, &SystemRandom),
-            root_secret(&kms, &two, &silo, &SystemRandom),
-        );
+        let (kms, store) = (Arc::new(kms), Arc::new(InMemory::new()));
+        let root = |home: &str| {
+            let home = SiloId::parse(home).unwrap();
+            let kms = Arc::clone(&kms) as _;
+            RootSecret::new(kms, Arc::clone(&store) as _, home, Arc::new(SystemRandom))
+        };
+        let (one, two) = (root("local"), root("local"));
+        assert_eq!(one.kept(), None);
+        let (a, b) = futures::join!(one.get(), two.get());
         assert_eq!(a.unwrap(), b.unwrap());
-        let other = SiloId::parse("eu").unwrap();
-        let elsewhere = root_secret(&kms, &documents(), &other, &SystemRandom).await;
+        assert_eq!(one.kept(), two.kept());
+        let elsewhere = root("eu").get().await;
         assert!(matches!(elsewhere, Err(KeyError::Unauthentic(_))));
     }
 }

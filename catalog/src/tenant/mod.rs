@@ -74,6 +74,19 @@ pub enum OnboardError {
     Policy(#[from] policy::Error),
 }
 
+impl OnboardError {
+    /// Whether the key service did not answer: later it may.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Registry(Error::Keys(error))
+            | Self::Policy(
+                policy::Error::Keys(error) | policy::Error::Tenant(Error::Keys(error)),
+            ) => error.is_outage(),
+            Self::Registry(_) | Self::Policy(_) => false,
+        }
+    }
+}
+
 impl From<&OnboardError> for Denial {
     fn from(error: &OnboardError) -> Self {
         match error {

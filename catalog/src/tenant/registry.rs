@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use object_store::ObjectStore;
 use object_store::path::Path;
+use tokio::sync::OnceCell;
 
 use crate::clock::{Clock, Random, Timestamp};
 use crate::documents::{DocumentError, Documents, SealedDocuments};
 use crate::guard::{Denial, Permit, TenantAdmin};
 use crate::ids::{IdError, SiloId, StreamName, TenantId};
-use crate::keys::{Cache, KeyError, KeyRing, TenantKeys, root_secret};
+use crate::keys::{Cache, KeyError, KeyRing, RootSecret, TenantKeys};
 
 use super::lifecycle::{self, Event, IllegalTransition, TenantState};
 use super::record::{NewTenant, PRINCIPALS_MAX, TenantRecord};
@@ -95,7 +96,11 @@ impl From<&Error> for Denial {
 /// All tenants.
 #[derive(Debug)]
 pub struct Registry {
-    documents: SealedDocuments,
+    root: Arc<RootSecret>,
+    store: Arc<dyn ObjectStore>,
+    random: Arc<dyn Random>,
+    /// There once the secret is.
+    sealed: OnceCell<SealedDocuments>,
     ring: Arc<KeyRing>,
     clock: Arc<dyn Clock>,
     records: Cache<TenantId, Known>,
@@ -118,22 +123,20 @@ struct Known {
 }
 
 impl Registry {
-    /// Opens the registry in the control folder of `store`, the root of the home silo; on first start makes the key it
-    /// is sealed with. Tenants that are read are enrolled in `ring`.
-    ///
-    /// # Errors
-    /// When the key cannot be had.
-    pub async fn open(
+    /// The registry in the control folder of `store`, the root of the home silo, sealed with `root`. Tenants that are
+    /// read are enrolled in `ring`. Nothing is read yet.
+    pub fn new(
+        root: Arc<RootSecret>,
         store: Arc<dyn ObjectStore>,
-        home: &SiloId,
         ring: Arc<KeyRing>,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
-    ) -> Result<Self, Error> {
-        let documents = Documents::new(Arc::clone(&store), Path::from(CONTROL));
-        let key = root_secret(&**ring.kms(), &documents, home, &*random).await?;
-        Ok(Self {
-            documents: SealedDocuments::new(documents, Arc::new(key), random),
+    ) -> Self {
+        Self {
+            root,
+            store,
+            random,
+            sealed: OnceCell::new(),
             ring,
             records: Cache::new(
                 Arc::clone(&clock),
@@ -141,7 +144,17 @@ impl Registry {
                 RECORDS_CACHED_MAX,
             ),
             clock,
-        })
+        }
+    }
+
+    async fn documents(&self) -> Result<&SealedDocuments, KeyError> {
+        let open = || async {
+            let key = self.root.get().await?;
+            let documents = Documents::new(Arc::clone(&self.store), Path::from(CONTROL));
+            let random = Arc::clone(&self.random);
+            Ok(SealedDocuments::new(documents, key, random))
+        };
+        self.sealed.get_or_try_init(open).await
     }
 
     /// The tenant, if there is one.
@@ -194,7 +207,7 @@ impl Registry {
     /// When the registry cannot be read.
     pub async fn list(&self) -> Result<Vec<Arc<TenantRecord>>, Error> {
         let mut records = Vec::new();
-        for id in self.documents.list(TENANT).await? {
+        for id in self.documents().await?.list(TENANT).await? {
             let id = TenantId::from_stored(&id).map_err(Error::Name)?;
             records.extend(self.get(&id).await?);
         }
@@ -344,11 +357,9 @@ impl Registry {
     async fn put(&self, record: TenantRecord) -> Result<Arc<TenantRecord>, Error> {
         let bytes = serde_json::to_vec(&record).map_err(Error::Malformed)?;
         let asked = self.clock.now();
-        match self
-            .documents
-            .put(TENANT, record.id.as_str(), record.etag, &bytes)
-            .await
-        {
+        let documents = self.documents().await?;
+        let put = documents.put(TENANT, record.id.as_str(), record.etag, &bytes);
+        match put.await {
             Ok(()) => {
                 let record = Arc::new(record);
                 self.keep(asked, &record.id, Some(&record));
@@ -361,7 +372,8 @@ impl Registry {
 
     async fn fresh(&self, id: &TenantId) -> Result<Option<Arc<TenantRecord>>, Error> {
         let asked = self.clock.now();
-        let record = match self.documents.latest(TENANT, id.as_str()).await? {
+        let documents = self.documents().await?;
+        let record = match documents.latest(TENANT, id.as_str()).await? {
             Some((version, bytes)) => {
                 let mut record: TenantRecord =
                     serde_json::from_slice(&bytes).map_err(Error::Malformed)?;

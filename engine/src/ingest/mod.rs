@@ -232,6 +232,8 @@ async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, Error> {
 fn lane_error(error: LaneError) -> Error {
     match error {
         LaneError::KeyUnavailable => Error::KeyUnavailable,
+        LaneError::Full => Error::Full,
+        LaneError::Elsewhere => Error::Elsewhere,
         LaneError::Unavailable => Error::Unavailable,
     }
 }

@@ -153,6 +153,12 @@ pub enum Error {
     /// The tenant's keys are out of reach.
     #[error("the tenant's keys are not available")]
     KeyUnavailable,
+    /// As many records wait for storage as may: try again with the same keys.
+    #[error("as many records wait for storage as may; try again with the same keys")]
+    Full,
+    /// Another node takes the tenant's records: send them there, or wait until it has let go of them.
+    #[error("another node takes this tenant's records")]
+    Elsewhere,
     /// Storage is out of reach or the queue is full: try again with the same keys.
     #[error("the records could not be stored now")]
     Unavailable,

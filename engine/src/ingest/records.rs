@@ -242,17 +242,16 @@ impl Freight for Records {
         if lease.is_none() {
             let (leases, holder) = self.leases.as_ref().ok_or(LaneError::Unavailable)?;
             let taken = leases.acquire(&berth.tenant, &berth.silo, holder);
-            *lease = Some(taken.await.map_err(|error| {
-                match &error {
-                    LeaseError::HeldBy { node } => {
-                        tracing::warn!(tenant = %berth.tenant, node, "another node takes this tenant's records");
-                    }
-                    other => {
-                        tracing::warn!(tenant = %berth.tenant, error = other as &dyn std::error::Error,
-                            "the right to take a tenant's records cannot be had");
-                    }
+            *lease = Some(taken.await.map_err(|error| match &error {
+                LeaseError::HeldBy { node } => {
+                    tracing::warn!(tenant = %berth.tenant, node, "another node takes this tenant's records");
+                    LaneError::Elsewhere
                 }
-                LaneError::Unavailable
+                other => {
+                    tracing::warn!(tenant = %berth.tenant, error = other as &dyn std::error::Error,
+                        "the right to take a tenant's records cannot be had");
+                    LaneError::Unavailable
+                }
             })?);
         }
         Ok(())

@@ -18,7 +18,7 @@ use super::lane::Opened;
 use super::opening::Backoff;
 use super::pending::{Load, Mark};
 use super::tree::{self, Notes};
-use super::{Cargo, Freight, LaneError, Prepared, Sequencer, StoredAt};
+use super::{Cargo, Freight, LaneError, Prepared, Sequencer, Shut, StoredAt};
 
 /// Rounds after which a flush waits before it goes on against other writers of the same table.
 const ROUNDS_MAX: usize = 20;
@@ -109,6 +109,7 @@ impl<F: Freight> Flusher<'_, F> {
                         metrics::counter!("trailhouse_flush_errors_total", "table" => F::TABLE.name(),
                             "tenant" => self.opened.berth.tenant.to_string())
                         .increment(1);
+                        self.shut(Some(Shut::For(error)));
                         for waiting in std::mem::take(&mut waiting) {
                             let _ = waiting.reply.send(Err(error));
                         }
@@ -127,6 +128,7 @@ impl<F: Freight> Flusher<'_, F> {
                     Err(Fault::Revoked) => return Err(LaneError::KeyUnavailable),
                 }
             }
+            self.shut(None);
             if let Some(since) = since {
                 metrics::histogram!("trailhouse_flush_lag_seconds", "table" => F::TABLE.name())
                     .record(since.elapsed().as_secs_f64());
@@ -138,6 +140,11 @@ impl<F: Freight> Flusher<'_, F> {
             let _ = waiting.reply.send(Ok(waiting.answer));
         }
         Ok(())
+    }
+
+    fn shut(&self, why: Option<Shut>) {
+        let tenant = &self.opened.berth.tenant;
+        self.sequencer.shut(tenant, F::TABLE, why);
     }
 
     fn log_unpreparable(&self) {

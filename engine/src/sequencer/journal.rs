@@ -7,7 +7,7 @@ use catalog::keys::{EpochKey, KeyRing};
 use serde_json::{Value, json};
 
 use crate::table::{TableKind, TableState};
-use crate::wal::{self, Frame, Source, Wal};
+use crate::wal::{self, AppendError, Frame, Source, Wal};
 
 use super::LaneError;
 use super::pending::Mark;
@@ -76,7 +76,12 @@ impl Journal {
             Err(error) => {
                 tracing::error!(tenant = %source.tenant, table = &*source.table, error = &error as &dyn std::error::Error,
                     "the write-ahead log takes nothing");
-                Err(LaneError::Unavailable)
+                Err(match error {
+                    AppendError::Full => LaneError::Full,
+                    AppendError::TooLarge | AppendError::Failed | AppendError::Stopped => {
+                        LaneError::Unavailable
+                    }
+                })
             }
         }
     }

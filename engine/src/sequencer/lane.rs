@@ -249,7 +249,7 @@ impl<F: Freight> Writer<'_, F> {
         if waiting > 0 && waiting + payload.len() > self.sequencer.settings.tenant_bytes_max {
             tracing::warn!(tenant = %self.opened.berth.tenant, table = F::TABLE.name(),
                 "more waits for the table than may: writes are refused");
-            return Err(LaneError::Unavailable);
+            return Err(LaneError::Full);
         }
         if let (Some(log), Some(own)) = (&self.sequencer.journal, &self.opened.journal) {
             durable.mark = Some(log.append(&own.source, &own.key(), payload).await?);

@@ -67,15 +67,37 @@ pub struct Settings {
 }
 
 /// Why a lane did not take what it was handed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaneError {
     /// The tenant's keys are out of reach.
-    #[error("the tenant's keys are not available")]
     KeyUnavailable,
-    /// The log or storage is out of reach, full, or not what was written; or another node writes for the tenant.
-    #[error("the table cannot be written now")]
+    /// As much waits for the table as may, or the log has no room.
+    Full,
+    /// Another node writes for the tenant.
+    Elsewhere,
+    /// The log or storage is out of reach, or not what was written.
     Unavailable,
 }
+
+impl LaneError {
+    /// The reason in a few words, the same for every occurrence.
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::KeyUnavailable => "the tenant's keys are not available",
+            Self::Full => "as much waits for the table as may",
+            Self::Elsewhere => "another node writes for the tenant",
+            Self::Unavailable => "the table cannot be written now",
+        }
+    }
+}
+
+impl fmt::Display for LaneError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason())
+    }
+}
+
+impl std::error::Error for LaneError {}
 
 impl From<table::Error> for LaneError {
     fn from(error: table::Error) -> Self {
@@ -239,10 +261,19 @@ pub struct Sequencer {
     journal: Option<Journal>,
     settings: Settings,
     runtime: Handle,
-    /// Tables that are not written, and why: what an operator has to look at.
-    faults: Mutex<BTreeMap<(TenantId, &'static str), &'static str>>,
+    /// Tables that are not written, and why.
+    shut: Mutex<BTreeMap<(TenantId, &'static str), Shut>>,
     /// How far lanes of this process that have ended got.
     reached: Mutex<HashMap<(TenantId, TableKind), u64>>,
+}
+
+/// Why a table is not written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shut {
+    /// It is, as soon as this is over.
+    For(LaneError),
+    /// An operator has to look first.
+    Until(&'static str),
 }
 
 /// What a [`Sequencer`] is made of.
@@ -280,17 +311,35 @@ impl Sequencer {
             journal: wal.map(Journal::new),
             settings,
             runtime: Handle::current(),
-            faults: Mutex::default(),
+            shut: Mutex::default(),
             reached: Mutex::default(),
         }
     }
 
     /// How many tables are not written until an operator has looked at them, by reason.
     pub fn faults(&self) -> BTreeMap<&'static str, usize> {
-        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        self.counted(|shut| match shut {
+            Shut::Until(reason) => Some(reason),
+            Shut::For(_) => None,
+        })
+    }
+
+    /// How many tables are not written for the time being, by what is missing.
+    pub fn waiting(&self) -> BTreeMap<&'static str, usize> {
+        self.counted(|shut| match shut {
+            Shut::For(error) => Some(error.reason()),
+            Shut::Until(_) => None,
+        })
+    }
+
+    fn counted(
+        &self,
+        reason: impl Fn(Shut) -> Option<&'static str>,
+    ) -> BTreeMap<&'static str, usize> {
+        let shut = self.shut.lock().unwrap_or_else(PoisonError::into_inner);
         let mut counted = BTreeMap::new();
-        for reason in faults.values() {
-            *counted.entry(*reason).or_default() += 1;
+        for reason in shut.values().filter_map(|shut| reason(*shut)) {
+            *counted.entry(reason).or_default() += 1;
         }
         counted
     }
@@ -307,18 +356,18 @@ impl Sequencer {
         &self.random
     }
 
-    fn fault(&self, tenant: &TenantId, table: TableKind, reason: Option<&'static str>) {
+    /// Notes why a table is not written, or that it is.
+    fn shut(&self, tenant: &TenantId, table: TableKind, why: Option<Shut>) {
         let at = (tenant.clone(), table.name());
-        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        match reason {
-            Some(reason) => {
-                if faults.insert(at, reason) != Some(reason) {
-                    tracing::error!(%tenant, table = table.name(), reason, "writes are refused until an operator has looked");
-                }
-            }
-            None => {
-                faults.remove(&at);
-            }
+        let mut shut = self.shut.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match why {
+            Some(why) => shut.insert(at, why),
+            None => shut.remove(&at),
+        };
+        if let Some(Shut::Until(reason)) = why
+            && before != why
+        {
+            tracing::error!(%tenant, table = table.name(), reason, "writes are refused until an operator has looked");
         }
     }
 

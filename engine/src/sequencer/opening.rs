@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use catalog::keys::KeyError;
+use catalog::tenant;
 use tokio::time::Instant;
 
 use crate::table::TableState;
@@ -13,7 +14,7 @@ use super::journal::Journal;
 use super::lane::{Journaled, Lane, Opened, Status};
 use super::pending::{Group, Mark, Pending};
 use super::recover::{self, Misfit};
-use super::{Berth, Cargo, Freight, LaneError, Sequencer, tree};
+use super::{Berth, Cargo, Freight, LaneError, Sequencer, Shut, tree};
 
 /// The first wait after something failed, and the longest.
 const WAIT: Duration = Duration::from_millis(200);
@@ -40,6 +41,15 @@ pub(super) struct Refusal {
     error: LaneError,
     /// What an operator has to look at.
     fault: Option<&'static str>,
+}
+
+impl Refusal {
+    fn shut(&self) -> Shut {
+        match self.fault {
+            Some(reason) => Shut::Until(reason),
+            None => Shut::For(self.error),
+        }
+    }
 }
 
 impl From<LaneError> for Refusal {
@@ -70,16 +80,18 @@ impl<F: Freight> Lane<F> {
         loop {
             match Box::pin(self.open()).await {
                 Ok(opened) => {
-                    self.sequencer.fault(&self.tenant, F::TABLE, None);
+                    self.sequencer.shut(&self.tenant, F::TABLE, None);
                     return Some(opened);
                 }
                 Err(refusal) => {
-                    self.sequencer.fault(&self.tenant, F::TABLE, refusal.fault);
+                    let shut = Some(refusal.shut());
+                    self.sequencer.shut(&self.tenant, F::TABLE, shut);
                     self.status.send_replace(Status::Refusing(refusal.error));
                     let wait = backoff.next(&self.sequencer);
                     let asked = self.refuse(refusal.error, Instant::now() + wait).await?;
                     // A table that waits for an operator is looked at again and again, and so is one that is owed rows.
                     if !asked && !self.recovers && refusal.fault.is_none() && self.leave() {
+                        self.sequencer.shut(&self.tenant, F::TABLE, None);
                         return None;
                     }
                 }
@@ -107,7 +119,10 @@ impl<F: Freight> Lane<F> {
         let record = sequencer.registry.get(&self.tenant).await;
         let record = record.map_err(|error| {
             tracing::warn!(tenant = %self.tenant, error = &error as &dyn std::error::Error, "a tenant cannot be looked up");
-            LaneError::Unavailable
+            match error {
+                tenant::Error::Keys(_) => LaneError::KeyUnavailable,
+                _ => LaneError::Unavailable,
+            }
         })?;
         let silo = record.ok_or(LaneError::Unavailable)?.silo.clone();
         let tables = &sequencer.tables;

@@ -311,6 +311,7 @@ async fn upkeep(service: Arc<Service>) -> Result<(), Error> {
     loop {
         ticks.tick().await;
         service.metrics.upkeep();
+        service.found().await;
         service.record_refusals(false).await;
     }
 }

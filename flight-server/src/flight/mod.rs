@@ -84,9 +84,11 @@ impl TrailhouseFlight {
     fn new(service: Arc<Service>, silo: SiloId) -> Result<Self, FlightError> {
         let clock = || Arc::clone(&service.clock);
         let random = || Arc::clone(&service.random);
+        let of = Arc::clone(&service);
+        let ticket_key = move || of.ticket_key();
         Ok(Self {
             facts: Facts::new()?,
-            tickets: Tickets::new(&service.ticket_key, silo.clone(), clock(), random()),
+            tickets: Tickets::new(ticket_key, silo.clone(), clock(), random()),
             prepared: PreparedStatements::new(clock(), random()),
             service,
             silo,

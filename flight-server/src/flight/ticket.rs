@@ -50,7 +50,8 @@ struct Sealed {
 
 /// Seals and opens tickets of one listener.
 pub(crate) struct Tickets {
-    cipher: Aes256Gcm,
+    /// The secret that their key is derived from, as soon as there is one.
+    root: Box<dyn Fn() -> Option<SecretKey> + Send + Sync>,
     silo: SiloId,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
@@ -67,14 +68,13 @@ impl fmt::Debug for Tickets {
 impl Tickets {
     /// Tickets under a key derived from `root`, for a listener of this silo.
     pub(crate) fn new(
-        root: &SecretKey,
+        root: impl Fn() -> Option<SecretKey> + Send + Sync + 'static,
         silo: SiloId,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Self {
-        let key = root.derive(PURPOSE);
         Self {
-            cipher: Aes256Gcm::new(key.expose().into()),
+            root: Box::new(root),
             silo,
             clock,
             random,
@@ -110,7 +110,7 @@ impl Tickets {
             msg: &plain,
             aad: PURPOSE.as_bytes(),
         };
-        let sealed = self.cipher.encrypt(&nonce.into(), payload);
+        let sealed = self.cipher()?.encrypt(&nonce.into(), payload);
         let mut ticket = nonce.to_vec();
         ticket.extend(sealed.map_err(|_| broken())?);
         Ok(ticket.into())
@@ -120,7 +120,7 @@ impl Tickets {
     pub(crate) fn open(&self, principal: &Principal, ticket: &[u8]) -> Result<Statement, Problem> {
         // One answer for garbage, tampering and somebody else's ticket: they are not told apart.
         let invalid = || Problem::new(Slug::InvalidCursor, "the ticket is not valid");
-        let plain = self.decrypt(ticket).ok_or_else(invalid)?;
+        let plain = decrypt(&self.cipher()?, ticket).ok_or_else(invalid)?;
         let sealed = Sealed::decode(plain.as_slice()).map_err(|_| invalid())?;
         let own = sealed.version == VERSION
             && sealed.tenant == principal.tenant.as_str()
@@ -144,14 +144,22 @@ impl Tickets {
         })
     }
 
-    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        let (nonce, sealed) = ticket.split_first_chunk::<NONCE_BYTES>()?;
-        let payload = Payload {
-            msg: sealed,
-            aad: PURPOSE.as_bytes(),
-        };
-        self.cipher.decrypt(&(*nonce).into(), payload).ok()
+    fn cipher(&self) -> Result<Aes256Gcm, Problem> {
+        let root = (self.root)().ok_or_else(|| {
+            let detail = "the key that tickets are sealed with is not available";
+            Problem::new(Slug::KeyUnavailable, detail)
+        })?;
+        Ok(Aes256Gcm::new(root.derive(PURPOSE).expose().into()))
     }
+}
+
+fn decrypt(cipher: &Aes256Gcm, ticket: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, sealed) = ticket.split_first_chunk::<NONCE_BYTES>()?;
+    let payload = Payload {
+        msg: sealed,
+        aad: PURPOSE.as_bytes(),
+    };
+    cipher.decrypt(&(*nonce).into(), payload).ok()
 }
 
 #[cfg(test)]
@@ -172,7 +180,7 @@ mod tests {
     fn world_at(silo: &str, key: u8) -> World {
         let clock = Arc::new(ManualClock::new(Timestamp::from_micros(1_000_000)));
         let tickets = Tickets::new(
-            &SecretKey::new([key; 32]),
+            move || Some(SecretKey::new([key; 32])),
             SiloId::parse(silo).unwrap(),
             Arc::clone(&clock) as _,
             Arc::new(SeededRandom::new(7)),

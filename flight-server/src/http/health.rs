@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use catalog::ids::TenantId;
+use catalog::tenant;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
@@ -20,13 +21,15 @@ pub(super) async fn alive() -> Response {
 /// server that believes its own tokens must not pass for a production one.
 pub(super) async fn ready(State(admin): State<Admin>) -> Response {
     let service = &admin.service;
-    let registry = service.registry.get(&TenantId::system()).await.is_ok();
-    let stopping = service.is_stopping();
-    let ready = registry && !stopping;
-    let (code, status) = match (ready, stopping) {
-        (true, _) => (StatusCode::OK, "ready"),
-        (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
-        (false, false) => (
+    let registry = service.registry.get(&TenantId::system()).await;
+    let (code, status) = match (registry, service.is_stopping()) {
+        (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        (Ok(Some(_)), false) => (StatusCode::OK, "ready"),
+        (Err(tenant::Error::Keys(_)), false) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the key service does not answer",
+        ),
+        (Ok(None) | Err(_), false) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "the registry cannot be read",
         ),
@@ -47,6 +50,8 @@ pub(super) async fn ready(State(admin): State<Admin>) -> Response {
         "developmentIssuer": developer,
         // Other tenants' tables are written all the same, so that the process stays in rotation.
         "tablesNotWritten": service.sequencer.faults(),
+        // What these lack is in the log meanwhile, and gets into them by itself.
+        "tablesWaiting": service.sequencer.waiting(),
     });
     (code, Json(body)).into_response()
 }

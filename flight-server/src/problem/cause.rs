@@ -69,7 +69,9 @@ impl From<ingest::Error> for Problem {
             ingest::Error::Denied(denial) => denial.into(),
             ingest::Error::PayloadTooLarge => Self::new(Slug::PayloadTooLarge, detail),
             ingest::Error::KeyUnavailable => Self::new(Slug::KeyUnavailable, detail),
-            ingest::Error::Unavailable => Self::new(Slug::Unavailable, detail),
+            ingest::Error::Full | ingest::Error::Elsewhere | ingest::Error::Unavailable => {
+                Self::new(Slug::Unavailable, detail)
+            }
         }
     }
 }

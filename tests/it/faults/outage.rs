@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use catalog::clock::{ManualClock, SystemRandom, Timestamp};
 use catalog::keys::{KEY_LIFETIME_MAX, LocalKms};
+use serde_json::json;
 use tests::ledger::{CANARY, Ledger};
 use tests::outage::Outage;
-use tests::{Around, Setup, World, files};
+use tests::{Around, Setup, World, files, record};
 
 use super::NIGHTLY;
 
@@ -17,6 +18,7 @@ const SETUP: Setup = Setup {
     more: "",
 };
 const ALL: u64 = 1_000;
+const KEYS: &str = "https://trailhouse.dev/problems/key-unavailable";
 const SQL: &str = "SELECT count(*) FROM audit.records";
 
 struct Scene {
@@ -24,6 +26,8 @@ struct Scene {
     outage: Arc<Outage>,
     clock: Arc<ManualClock>,
     acme: Ledger,
+    /// Its keys are always answered for.
+    globex: Ledger,
 }
 
 impl Scene {
@@ -40,6 +44,10 @@ impl Scene {
             ..Around::default()
         };
         let world = World::restart_around(folder, SETUP, around).await;
+        world.tenant("globex", "us").await;
+        let mut globex = Ledger::of("globex", "us");
+        globex.send(&world, 1, 1).await;
+        globex.check(&world).await;
         outage.spare_used();
         world.tenant("acme", "eu").await;
         Self {
@@ -47,6 +55,7 @@ impl Scene {
             outage,
             clock,
             acme: Ledger::of("acme", "eu"),
+            globex,
         }
     }
 
@@ -54,6 +63,18 @@ impl Scene {
     fn wait_out_caches(&self) {
         self.clock
             .advance(KEY_LIFETIME_MAX + Duration::from_secs(1));
+    }
+
+    /// How a write of acme is refused.
+    async fn refused(&self) -> (u16, String) {
+        let token = self.world.token("acme", &[], &["audit.write"]);
+        let body = record("acme", "refused", json!({})).to_string();
+        let path = "/v1/audit/records";
+        let (status, answer) = self.world.post("eu", &token, path, body).await;
+        (
+            status,
+            answer["type"].as_str().unwrap_or_default().to_owned(),
+        )
     }
 
     async fn read(&self) -> Result<(), String> {
@@ -118,13 +139,60 @@ async fn a_restart_in_an_outage_takes_nothing_and_loses_nothing() {
         "acknowledged without a key"
     );
     assert!(scene.acme.refused > 0);
+    assert_eq!(scene.refused().await, (503, KEYS.to_owned()));
     assert!(scene.read().await.is_err(), "read without a key");
+    scene.globex.send(&scene.world, 3, 3).await;
+    assert_eq!(scene.globex.refused, 0, "another tenant's keys are there");
+    scene.globex.check(&scene.world).await;
+    let (status, ready) = scene.world.ready("eu").await;
+    assert_eq!(status, 200, "{ready}");
+    let waiting = &ready["tablesWaiting"]["the tenant's keys are not available"];
+    assert!(waiting.as_u64().is_some_and(|tables| tables > 0), "{ready}");
     scene.assert_nothing_in_clear();
 
     scene.outage.silence(0);
     scene.acme.settle(&scene.world).await;
     scene.acme.check(&scene.world).await;
     scene.acme.repeat(&scene.world).await;
+    scene.globex.repeat(&scene.world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_starts_without_any_key_and_has_everything_once_they_are_back() {
+    let mut scene = Scene::start(3).await;
+    scene.acme.send(&scene.world, 4, 4).await;
+    scene.outage.spare_none();
+    scene.outage.silence(ALL);
+    scene.wait_out_caches();
+    // These are in the log alone.
+    scene.acme.send(&scene.world, 2, 3).await;
+    scene.globex.send(&scene.world, 2, 3).await;
+    assert_eq!((scene.acme.refused, scene.globex.refused), (0, 0));
+
+    for _ in 0..2 {
+        scene.world = scene.world.crash_and_restart().await;
+        let (status, ready) = scene.world.ready("eu").await;
+        let said = ready["status"].as_str();
+        assert_eq!(
+            (status, said),
+            (503, Some("the key service does not answer"))
+        );
+        assert_eq!(scene.refused().await, (503, KEYS.to_owned()));
+        let refused = scene.read().await.unwrap_err();
+        assert!(refused.contains("key-unavailable"), "{refused}");
+        scene.assert_nothing_in_clear();
+    }
+
+    scene.outage.silence(0);
+    scene.acme.check(&scene.world).await;
+    scene.globex.check(&scene.world).await;
+    let (status, ready) = scene.world.ready("eu").await;
+    assert_eq!((status, &ready["status"]), (200, &json!("ready")));
+    scene.acme.send(&scene.world, 2, 2).await;
+    assert_eq!(scene.acme.refused, 0);
+    scene.acme.check(&scene.world).await;
+    scene.acme.repeat(&scene.world).await;
+    scene.globex.repeat(&scene.world).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -116,10 +116,11 @@ impl<K: Eq + Hash + Clone + Sync, V: Send + Sync> Held<K, V> {
 
 /// Whether nobody answered, as opposed to an answer that is no.
 fn is_outage(error: &KeyError) -> bool {
-    matches!(
-        error,
-        KeyError::Unavailable { .. } | KeyError::Documents(DocumentError::Unavailable { .. })
-    )
+    error.is_outage()
+        || matches!(
+            error,
+            KeyError::Documents(DocumentError::Unavailable { .. })
+        )
 }
 
 // Only how many: the values are keys.
