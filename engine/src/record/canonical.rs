@@ -24,6 +24,7 @@
 //! keyed  hmac-sha256:KEAxom9pwiCtdb87Ojp-6n5bkISw6B-HZ9Ef0xI314I   (key: 32 bytes of 0x07)
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use base64::Engine as _;
@@ -33,12 +34,16 @@ use catalog::keys::SecretKey;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
+use super::jcs::{self, Nulls};
 use super::parse::{AuditRecord, Party};
+
+/// What the normal form of a usual record takes, in bytes.
+const FORM_CAPACITY: usize = 1024;
 
 /// A value that RFC 8785 has no text for. No value that [`super::json`] reads is one.
 #[derive(Debug, thiserror::Error)]
 #[error("a JSON value has no canonical form")]
-pub struct NoCanonicalForm(#[source] serde_json::Error);
+pub struct NoCanonicalForm;
 
 /// SHA-256 of a record's normal form.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,7 +54,9 @@ pub struct PayloadHash([u8; 32]);
 /// # Errors
 /// If a number in it is not finite.
 pub fn text(value: &Value) -> Result<String, NoCanonicalForm> {
-    serde_json_canonicalizer::to_string(value).map_err(NoCanonicalForm)
+    let mut text = String::new();
+    jcs::write(&mut text, value, Nulls::Kept)?;
+    Ok(text)
 }
 
 /// The hash of what the sender sent.
@@ -57,8 +64,8 @@ pub fn text(value: &Value) -> Result<String, NoCanonicalForm> {
 /// # Errors
 /// If the record has no canonical form.
 pub fn payload_hash(record: &AuditRecord) -> Result<PayloadHash, NoCanonicalForm> {
-    let canonical = text(&normal_form(record))?;
-    Ok(PayloadHash(Sha256::digest(canonical).into()))
+    let form = normal_form(record)?;
+    Ok(PayloadHash(Sha256::digest(form).into()))
 }
 
 /// The form of an idempotency key by which its record is found again: all 256 bits, since a short digest could be
@@ -73,41 +80,84 @@ pub fn release_digest(entry: RecordId, key: &SecretKey) -> String {
     URL_SAFE_NO_PAD.encode(key.mac(&[b"th-release", &entry.to_bytes()]))
 }
 
-/// The record as its sender would have spelt it in normal form.
-pub fn normal_form(record: &AuditRecord) -> Value {
-    let mut form = Map::new();
-    form.insert("tenantId".to_owned(), record.tenant_id.as_str().into());
-    form.insert("createdAt".to_owned(), record.created_at.to_string().into());
-    form.insert(
-        "schemaVersion".to_owned(),
-        record.schema_version.to_string().into(),
-    );
-    form.insert("action".to_owned(), record.action.as_str().into());
-    form.insert("resource".to_owned(), party(&record.resource));
-    form.insert("actor".to_owned(), party(&record.actor));
-    let mut correlation = Map::new();
-    correlation.insert("traceId".to_owned(), record.trace_id.as_str().into());
+/// The text of the normal form.
+fn normal_form(record: &AuditRecord) -> Result<String, NoCanonicalForm> {
+    let created_at = record.created_at.to_string();
+    let schema_version = record.schema_version.to_string();
+    let mut form = BTreeMap::from([
+        ("tenantId", Part::Text(record.tenant_id.as_str())),
+        ("createdAt", Part::Text(&created_at)),
+        ("schemaVersion", Part::Text(&schema_version)),
+        ("action", Part::Text(&record.action)),
+        ("resource", party(&record.resource)),
+        ("actor", party(&record.actor)),
+    ]);
+    let mut correlation = BTreeMap::from([("traceId", Part::Text(&record.trace_id))]);
     if let Some(span_id) = &record.span_id {
-        correlation.insert("spanId".to_owned(), span_id.as_str().into());
+        correlation.insert("spanId", Part::Text(span_id));
     }
-    form.insert("correlation".to_owned(), correlation.into());
+    form.insert("correlation", Part::Members(correlation));
     if let Some(purpose) = &record.purpose {
-        form.insert("purpose".to_owned(), purpose.as_str().into());
+        form.insert("purpose", Part::Text(purpose));
     }
     if let Some(labels) = &record.labels {
-        let labels: Map<String, Value> = labels
-            .iter()
-            .map(|(key, value)| (key.clone(), value.as_str().into()))
-            .collect();
-        form.insert("labels".to_owned(), labels.into());
+        let labels = labels.iter();
+        let labels = labels.map(|(key, value)| (key.as_str(), Part::Text(value)));
+        form.insert("labels", Part::Members(labels.collect()));
     }
     if let Some(context) = &record.context {
-        form.insert("context".to_owned(), context.clone().into());
+        form.insert("context", Part::Members(parts(context).collect()));
     }
-    merge_extras(&mut form, &record.extras);
-    let mut form = Value::Object(form);
-    drop_nulls(&mut form);
-    form
+    for (key, value) in &record.extras {
+        match (form.get_mut(key.as_str()), value) {
+            (Some(Part::Members(members)), Value::Object(more)) => members.extend(parts(more)),
+            (Some(_), _) => {}
+            (None, value) => {
+                form.insert(key, Part::Value(value));
+            }
+        }
+    }
+    let mut text = String::with_capacity(FORM_CAPACITY);
+    Part::Members(form).write(&mut text)?;
+    Ok(text)
+}
+
+/// A part of a normal form, borrowed from the record.
+enum Part<'r> {
+    Text(&'r str),
+    Value(&'r Value),
+    Members(BTreeMap<&'r str, Self>),
+}
+
+impl Part<'_> {
+    fn write(&self, text: &mut String) -> Result<(), NoCanonicalForm> {
+        match self {
+            Self::Text(value) => {
+                jcs::write_string(text, value);
+                Ok(())
+            }
+            Self::Value(value) => jcs::write(text, value, Nulls::Dropped),
+            Self::Members(members) => {
+                let members = members.iter();
+                let members = members.filter(|(_, part)| !matches!(part, Self::Value(Value::Null)));
+                let members = members.map(|(key, part)| (*key, part));
+                jcs::write_object(text, members, Self::write)
+            }
+        }
+    }
+}
+
+fn parts(members: &Map<String, Value>) -> impl Iterator<Item = (&str, Part<'_>)> {
+    members
+        .iter()
+        .map(|(key, value)| (key.as_str(), Part::Value(value)))
+}
+
+fn party(party: &Party) -> Part<'_> {
+    Part::Members(BTreeMap::from([
+        ("type", Part::Text(&party.kind)),
+        ("id", Part::Text(&party.id)),
+    ]))
 }
 
 impl PayloadHash {
@@ -153,24 +203,6 @@ pub(crate) fn merge_extras(form: &mut Map<String, Value>, extras: &Map<String, V
     }
 }
 
-fn party(party: &Party) -> Value {
-    let mut members = Map::new();
-    members.insert("type".to_owned(), party.kind.as_str().into());
-    members.insert("id".to_owned(), party.id.as_str().into());
-    members.into()
-}
-
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(members) => {
-            members.retain(|_, member| !member.is_null());
-            members.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(elements) => elements.iter_mut().for_each(drop_nulls),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use catalog::clock::Timestamp;
@@ -209,7 +241,7 @@ mod tests {
 
     #[test]
     fn vector() {
-        assert_eq!(text(&normal_form(&record(SENT))).unwrap(), FORM);
+        assert_eq!(normal_form(&record(SENT)).unwrap(), FORM);
         assert_eq!(hash(SENT), HASH);
         let key = SecretKey::new([7; 32]);
         assert_eq!(payload_hash(&record(SENT)).unwrap().keyed(&key), KEYED);

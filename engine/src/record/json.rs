@@ -386,8 +386,8 @@ pub(crate) fn exact_number(token: &str) -> Option<Number> {
         return None;
     }
     if !is_surely_exact(token) {
-        let canonical = serde_json_canonicalizer::to_string(&double).ok()?;
-        if Decimal::of(token) != Decimal::of(&canonical) {
+        let mut canonical = ryu_js::Buffer::new();
+        if Decimal::of(token) != Decimal::of(canonical.format_finite(double)) {
             return None;
         }
     }

@@ -13,6 +13,7 @@ mod change;
 pub mod columns;
 mod fields;
 pub mod frame;
+mod jcs;
 pub mod json;
 pub mod layout;
 pub mod parse;
