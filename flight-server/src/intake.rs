@@ -1,10 +1,11 @@
 //! Records on their way in, the same for every door: taken, timed, counted, and answered for once they are durable.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use catalog::guard::{Permit, Write};
 use engine::ingest::{IncomingRecord, Mode, Outcome};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::observe;
 use crate::problem::Problem;
@@ -31,8 +32,12 @@ pub(crate) async fn take(
     // No receipt leaves before the evidence of the permission to write is as durable as the records.
     permit.evidence_durable().await?;
     observe::ingest_took(tenant, started.elapsed());
+    let mut counts = BTreeMap::new();
     for outcome in &outcomes {
-        observe::ingested(tenant, label(outcome), 1);
+        *counts.entry(label(outcome)).or_default() += 1;
+    }
+    for (label, count) in counts {
+        observe::ingested(tenant, label, count);
     }
     Ok(outcomes)
 }
@@ -51,7 +56,7 @@ fn label(outcome: &Outcome) -> &'static str {
 }
 
 /// How many records of a request became what.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Tally {
     /// Newly stored.
     pub(crate) accepted: u64,
@@ -76,15 +81,5 @@ impl Tally {
             | Outcome::IdempotencyConflict { .. } => &mut self.rejected,
         };
         *counter += 1;
-    }
-
-    /// As callers read it.
-    pub(crate) fn to_json(self) -> Value {
-        json!({
-            "accepted": self.accepted,
-            "duplicates": self.duplicates,
-            "quarantined": self.quarantined,
-            "rejected": self.rejected,
-        })
     }
 }

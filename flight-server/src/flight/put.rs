@@ -361,7 +361,7 @@ impl Report {
 
     fn described(self, problem: Problem) -> Problem {
         problem
-            .with("summary", self.tally.to_json())
+            .with("summary", json!(self.tally))
             .with("rows", self.explained)
     }
 }

@@ -8,20 +8,39 @@ use catalog::context::TenantContext;
 use catalog::guard::{Permit, Write};
 use catalog::ids::CorrelationId;
 use engine::ingest::{IncomingRecord, Mode, Outcome};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::body::{self, Stopped, Upload};
 use super::lines::Line;
-use super::receipt::Answer;
+use super::receipt::{Answer, Stored};
 use super::router::Listener;
 use crate::intake::{self, Tally};
 use crate::problem::{Problem, Slug};
 
 /// What became of the lines so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Results {
-    results: Vec<Value>,
+    results: Vec<LineResult>,
+    #[serde(rename = "summary")]
     tally: Tally,
+}
+
+/// What became of one line.
+#[derive(Debug, Serialize)]
+struct LineResult {
+    index: usize,
+    line: u64,
+    status: u16,
+    #[serde(flatten)]
+    answer: LineAnswer,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum LineAnswer {
+    Stored(Box<Stored>),
+    Problem { problem: Value },
 }
 
 /// Takes in what an upload brings, until it ends or something stops it.
@@ -98,39 +117,60 @@ impl Results {
 
     fn push(&mut self, line: u64, answer: Answer, correlation: &CorrelationId) {
         let status = answer.status().as_u16();
-        let mut result = match answer {
-            Answer::Stored(receipt) => receipt,
-            Answer::Problem(problem) => {
-                json!({"problem": problem.correlated(correlation).to_json()})
-            }
+        let answer = match answer {
+            Answer::Stored(stored) => LineAnswer::Stored(stored),
+            Answer::Problem(problem) => LineAnswer::Problem {
+                problem: problem.correlated(correlation).to_json(),
+            },
         };
-        result["index"] = self.results.len().into();
-        result["line"] = line.into();
-        result["status"] = status.into();
-        self.results.push(result);
+        self.results.push(LineResult {
+            index: self.results.len(),
+            line,
+            status,
+            answer,
+        });
     }
 
     /// The answer. A batch that was read to its end is answered 200, whatever became of its lines; one that was not is
     /// answered with what stopped it, and with what became of the lines before.
-    pub(super) fn answer(self, stopped: Option<Stopped>) -> Result<Value, Problem> {
-        let summary = self.tally.to_json();
+    pub(super) fn answer(self, stopped: Option<Stopped>) -> Result<Self, Problem> {
         match stopped {
             None if self.results.is_empty() => Err(Problem::new(
                 Slug::InvalidRecord,
                 "the batch holds no record",
             )),
-            None => Ok(json!({"results": self.results, "summary": summary})),
+            None => Ok(self),
             Some(Stopped { problem, line }) => Err(problem
                 .with("stoppedAtLine", line)
-                .with("summary", summary)
-                .with("results", self.results)),
+                .with("summary", json!(self.tally))
+                .with("results", json!(self.results))),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use catalog::ids::{PolicyVersion, RecordId, StreamName, TenantId};
+    use engine::ingest::Receipt;
+
     use super::*;
+
+    fn stored() -> Answer {
+        let tenant = TenantId::parse("acme").unwrap();
+        let receipt = Receipt {
+            record_id: RecordId::parse("01KDVDN0000000000000000001").unwrap(),
+            policy_version: PolicyVersion {
+                tenant: tenant.clone(),
+                number: 1,
+            },
+            stream: StreamName::audit_default(),
+            leaf_index: 7,
+            segment_id: None,
+            duplicate: true,
+            promise: None,
+        };
+        Answer::Stored(Box::new(Stored::new(receipt, &tenant)))
+    }
 
     fn correlation() -> CorrelationId {
         CorrelationId::parse("c-4").unwrap()
@@ -139,14 +179,18 @@ mod tests {
     #[test]
     fn results_keep_the_order_and_the_numbers_of_the_lines() {
         let mut results = Results::default();
-        results.push(2, Answer::Stored(json!({"recordId": 1})), &correlation());
+        results.push(2, stored(), &correlation());
         let aside = Problem::new(Slug::TenantMismatch, "aside").quarantined();
         results.refuse(5, aside, &correlation());
-        let answer = results.answer(None).unwrap();
+        let answer = json!(results.answer(None).unwrap());
         let results = answer["results"].as_array().unwrap();
         assert_eq!(
             results[0],
-            json!({"recordId": 1, "index": 0, "line": 2, "status": 200})
+            json!({
+                "index": 0, "line": 2, "status": 200,
+                "recordId": "01KDVDN0000000000000000001", "tenantId": "acme", "policyVersion": "tenant:acme@1",
+                "stream": "audit.default", "segmentId": null, "leafIndex": 7, "duplicate": true, "integrity": null,
+            })
         );
         assert_eq!(
             (&results[1]["index"], &results[1]["line"]),
@@ -160,7 +204,7 @@ mod tests {
     #[test]
     fn what_stops_a_batch_comes_with_the_results_so_far() {
         let mut results = Results::default();
-        results.push(1, Answer::Stored(json!({"recordId": 1})), &correlation());
+        results.push(1, stored(), &correlation());
         let problem = Problem::new(Slug::Unavailable, "storage");
         let stopped = Stopped { problem, line: 2 };
         let problem = results.answer(Some(stopped)).unwrap_err();
@@ -169,7 +213,7 @@ mod tests {
             (problem.slug(), &json["stoppedAtLine"]),
             (Slug::Unavailable, &json!(2))
         );
-        assert_eq!(json["results"][0]["recordId"], 1);
+        assert_eq!(json["results"][0]["leafIndex"], 7);
         let empty = Results::default().answer(None).unwrap_err();
         assert_eq!(empty.slug(), Slug::InvalidRecord);
     }

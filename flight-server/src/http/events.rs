@@ -42,7 +42,7 @@ pub(super) async fn take(
     let (parts, body) = request.into_parts();
     let context = &caller.context;
     match take_events(&listener, context, &parts, body).await {
-        Ok(answer) => Json(answer).into_response(),
+        Ok(answer) => answer,
         Err(problem) => problem.correlated(context.correlation()).into_response(),
     }
 }
@@ -72,7 +72,7 @@ async fn take_events(
     context: &TenantContext,
     parts: &Parts,
     body: Body,
-) -> Result<Value, Box<Problem>> {
+) -> Result<Response, Box<Problem>> {
     headers::check_uncompressed(&parts.headers)?;
     let media_type = headers::media_type(&parts.headers)?;
     let form = form(&media_type, &parts.headers)?;
@@ -85,7 +85,10 @@ async fn take_events(
     let mut share = listener.room.share();
     let body = body::read(&parts.headers, body, bytes_max, &mut share).await?;
     let event = match form {
-        Form::Batched => return take_batch(listener, context, &permit, &body).await,
+        Form::Batched => {
+            let results = take_batch(listener, context, &permit, &body).await?;
+            return Ok(Json(results).into_response());
+        }
         Form::Structured => strict::parse(&body),
         Form::Binary => in_headers(&parts.headers, &media_type, &body),
     };
@@ -102,7 +105,7 @@ async fn take_events(
         }
     };
     match Answer::of(outcome, context.tenant()) {
-        Answer::Stored(receipt) => Ok(receipt),
+        Answer::Stored(stored) => Ok(Json(stored).into_response()),
         Answer::Problem(problem) => Err(problem),
     }
 }
@@ -203,7 +206,7 @@ async fn take_batch(
     context: &TenantContext,
     permit: &Permit<Write>,
     body: &Bytes,
-) -> Result<Value, Box<Problem>> {
+) -> Result<Results, Box<Problem>> {
     let limits = &listener.service.config.limits;
     let events = elements(body)?;
     if events.len() > limits.batch_lines_max {

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::receipt::json_of as json_of_receipt;
+use super::receipt::Stored;
 use super::router::Listener;
 use super::{body, headers};
 use crate::limits::Admitted;
@@ -108,7 +108,7 @@ async fn decided(
     let mut answer = json!({"entryId": entry, "state": state.as_str()});
     let act = if state == ingest::State::Released {
         let receipt = review.release(&permit, entry, &reason).await?;
-        answer["record"] = json_of_receipt(&receipt, caller.context.tenant());
+        answer["record"] = json!(Stored::new(receipt, caller.context.tenant()));
         "Quarantine.Released"
     } else {
         review.discard(&permit, entry, &reason).await?;

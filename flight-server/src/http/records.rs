@@ -11,8 +11,8 @@ use catalog::context::TenantContext;
 use catalog::guard::{self, Permit, Write};
 use catalog::ids::StreamName;
 use engine::ingest::{IncomingRecord, Mode};
-use serde_json::Value;
 
+use super::batch::Results;
 use super::body::Upload;
 use super::receipt::Answer;
 use super::router::Listener;
@@ -38,7 +38,7 @@ pub(super) async fn one(
     let context = &caller.context;
     let answer = take_one(&listener, context, &parts, body).await;
     match answer {
-        Ok(Answer::Stored(receipt)) => Json(receipt).into_response(),
+        Ok(Answer::Stored(stored)) => Json(stored).into_response(),
         Ok(Answer::Problem(problem)) | Err(problem) => {
             problem.correlated(context.correlation()).into_response()
         }
@@ -89,7 +89,7 @@ async fn take_many(
     context: &TenantContext,
     parts: &Parts,
     body: Body,
-) -> Result<Value, Box<Problem>> {
+) -> Result<Results, Box<Problem>> {
     headers::check_media_type(&parts.headers, NDJSON)?;
     let coding = headers::coding(&parts.headers)?;
     let permit = allow(listener, context, parts).await?;
