@@ -50,6 +50,7 @@ compare: release ## durable ingest beside the deltalake package and PostgreSQL (
 	$(CARGO_TARGET_DIR)/compare/bin/python -m pip install --quiet -r benches/compare/requirements.txt
 	$(CARGO_TARGET_DIR)/compare/bin/python benches/compare/ingest.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse \
 		$(if $(POSTGRES),--postgres $(POSTGRES)) $(COMPARE_ARGS)
+	$(CARGO_TARGET_DIR)/compare/bin/python benches/compare/visible.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse
 
 release: ## an optimised binary for operators
 	cargo build --locked --release --bin trailhouse
