@@ -8,8 +8,11 @@
 //!                    held by a volume that was drained or abandoned ──acquire──▶ held
 //! ```
 //! Time frees no lease: a node that died may come back with acknowledged records in its log, and their receipts name
-//! the numbers. Taking a lease always writes a version, so that of two that take it at once one is told. Whoever holds
-//! one that was given away (by an operator who abandoned a running node) still conflicts in the table's own log.
+//! the numbers. Taking a lease always writes a version, so that of two that take it at once one is told.
+//!
+//! An operator may abandon a node that still runs. So whoever takes a lease from another that has not released it also
+//! raises its **fence**, to the version taken, and first of all brings that into the table that the lease is for; a
+//! table with another fence than one's own is not written.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,6 +41,9 @@ pub enum LeaseError {
         /// Which.
         node: String,
     },
+    /// An operator has given up the asking node's volume.
+    #[error("this node was abandoned: its tenants are free for others")]
+    Abandoned,
     /// The lease is not held, or no longer.
     #[error("the tenant's lease is not held any more")]
     Lost,
@@ -73,6 +79,15 @@ pub struct Lease {
     tenant: TenantId,
     silo: SiloId,
     version: u64,
+    fence: u64,
+}
+
+impl Lease {
+    /// The version at which the lease was last taken from a node that had not released it; 0 if it never was.
+    #[must_use]
+    pub fn fence(&self) -> u64 {
+        self.fence
+    }
 }
 
 /// One version of the document.
@@ -82,6 +97,8 @@ struct Entry {
     node: String,
     wal: String,
     state: State,
+    #[serde(default)]
+    fence: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +129,8 @@ impl Leases {
     /// Takes the lease of a tenant.
     ///
     /// # Errors
-    /// [`LeaseError::HeldBy`] while another node has it.
+    /// [`LeaseError::HeldBy`] while another node has it, [`LeaseError::Abandoned`] for ever after that was done to the
+    /// holder.
     pub async fn acquire(
         &self,
         tenant: &TenantId,
@@ -121,26 +139,32 @@ impl Leases {
     ) -> Result<Lease, LeaseError> {
         let documents = self.documents(tenant, silo)?;
         let wal = holder.wal.to_string();
+        if self.nodes.is_over(&holder.node, &wal).await? {
+            return Err(LeaseError::Abandoned);
+        }
         for _ in 0..ATTEMPTS_MAX {
-            let latest = latest(&documents).await?;
-            let version = latest.as_ref().map_or(1, |(version, _)| version + 1);
-            if let Some((_, entry)) = latest
-                && entry.state == State::Held
-                && entry.wal != wal
-                && !self.nodes.is_over(&entry.node, &entry.wal).await?
-            {
-                return Err(LeaseError::HeldBy { node: entry.node });
-            }
+            let (version, fence) = match latest(&documents).await? {
+                None => (1, 0),
+                Some((last, entry)) if entry.state == State::Held && entry.wal != wal => {
+                    if !self.nodes.is_over(&entry.node, &entry.wal).await? {
+                        return Err(LeaseError::HeldBy { node: entry.node });
+                    }
+                    (last + 1, last + 1)
+                }
+                Some((last, entry)) => (last + 1, entry.fence),
+            };
             let held = Entry {
                 node: holder.node.clone(),
                 wal: wal.clone(),
                 state: State::Held,
+                fence,
             };
             if put(&documents, version, &held).await? {
                 return Ok(Lease {
                     tenant: tenant.clone(),
                     silo: silo.clone(),
                     version,
+                    fence,
                 });
             }
         }
@@ -283,6 +307,38 @@ mod tests {
             .await
             .unwrap();
         leases.acquire(&acme, &silo, &holder(3)).await.unwrap();
+        let abandoned = leases.acquire(&acme, &silo, &holder(2)).await;
+        assert!(matches!(abandoned, Err(LeaseError::Abandoned)));
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_and_not_given_raises_the_fence_and_nothing_lowers_it() {
+        let world = World::new().await;
+        let store = Arc::clone(&world.store) as Arc<dyn ObjectStore>;
+        let (nodes, leases) = process(&store);
+        for number in 1..=3 {
+            let node = holder(number);
+            nodes.register(&node.node, node.wal, 1).await.unwrap();
+        }
+        let acquire = async |number| {
+            let lease = leases.acquire(&id("acme"), &silo(), &holder(number)).await;
+            lease.unwrap()
+        };
+        let first = acquire(1).await;
+        assert_eq!(first.fence(), 0);
+        leases.release(first).await.unwrap();
+        assert_eq!(acquire(2).await.fence(), 0);
+        let permit = world.admin("_system").await;
+        nodes
+            .abandon(&permit, "node-2", "it is gone")
+            .await
+            .unwrap();
+        let taken = acquire(3).await;
+        assert_eq!((taken.version, taken.fence()), (4, 4));
+        let again = acquire(3).await;
+        assert_eq!((again.version, again.fence()), (5, 4));
+        leases.release(again).await.unwrap();
+        assert_eq!(acquire(1).await.fence(), 4);
     }
 
     #[tokio::test]
@@ -292,7 +348,10 @@ mod tests {
         let (_, leases) = process(&store);
         world.store.off.store(true, Ordering::SeqCst);
         let outcome = leases.acquire(&id("acme"), &silo(), &holder(1)).await;
-        assert!(matches!(outcome, Err(LeaseError::Documents(_))));
+        assert!(matches!(
+            outcome,
+            Err(LeaseError::Documents(_) | LeaseError::Node(_))
+        ));
         world.store.off.store(false, Ordering::SeqCst);
         leases
             .acquire(&id("acme"), &silo(), &holder(1))

@@ -13,6 +13,7 @@ use catalog::evidence::{
 use catalog::ids::{RecordId, RecordIds, StreamName, TenantId};
 use catalog::policy::RetentionClass;
 use futures::FutureExt;
+use tokio::time::Instant;
 
 use crate::record::batch::{self, EvidencePlace};
 use crate::record::schema::SALT_BYTES;
@@ -42,9 +43,10 @@ impl EvidenceLog {
         self.0.recover(tenants);
     }
 
-    /// Takes nothing any more, and resolves when all of it is in the tables; gives how many tables lack something.
-    pub async fn drain(&self) -> usize {
-        self.0.drain().await
+    /// Takes nothing any more, and resolves when all of it is in the tables, or at `end`; gives how many tables lack
+    /// something.
+    pub async fn drain(&self, end: Instant) -> usize {
+        self.0.drain(end).await
     }
 }
 
@@ -119,8 +121,8 @@ impl Freight for Decisions {
         entry.statement.as_ref().map_or(0, String::len) + 1_024
     }
 
-    async fn claim(&self, _: &Berth) -> Result<(), LaneError> {
-        Ok(())
+    async fn claim(&self, _: &Berth) -> Result<Option<i64>, LaneError> {
+        Ok(None)
     }
 
     async fn open(
@@ -187,5 +189,5 @@ impl Freight for Decisions {
         Ok(())
     }
 
-    async fn close(&self, _: &Berth) {}
+    async fn close(&self, _: &TenantId, _: bool) {}
 }

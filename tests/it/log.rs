@@ -271,3 +271,31 @@ async fn a_log_that_was_replaced_or_restored_is_not_taken_up() {
     let world = World::restart(folder, LOGGED).await;
     assert_eq!(seen(&world, "acme", 2).await.len(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_that_runs_out_of_time_knows_how_many_tables_lack_something() {
+    let world = World::start_as(LOGGED).await;
+    let tenants = ["acme", "globex", "initech"];
+    for tenant in tenants {
+        world.tenant(tenant, "eu").await;
+        accepted(&world, tenant, "first").await;
+        seen(&world, tenant, 1).await;
+    }
+    let broken = ["acme", "globex"].map(|tenant| next_entry(&world, tenant));
+    for path in &broken {
+        std::fs::write(path, "{").expect("written");
+    }
+    for tenant in tenants {
+        accepted(&world, tenant, "second").await;
+    }
+    let left = world.service.drain(Duration::from_secs(2)).await;
+    assert_eq!(left, broken.len());
+    let folder = world.crash().await;
+    for path in &broken {
+        std::fs::remove_file(path).expect("removed");
+    }
+    let world = World::restart(folder, LOGGED).await;
+    for tenant in tenants {
+        assert_eq!(seen(&world, tenant, 2).await.len(), 2);
+    }
+}

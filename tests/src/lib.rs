@@ -276,7 +276,7 @@ impl World {
             .unwrap()
             .silo
             .clone();
-        let request = Request::at(home).with_target(TenantId::parse(target).unwrap());
+        let request = Request::at(home).with_target(TenantId::from_stored(target).unwrap());
         self.service
             .gate
             .authorize::<Op>(&context, request)

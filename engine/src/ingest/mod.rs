@@ -32,6 +32,7 @@ use catalog::guard::{Decision, Permit, Write};
 use catalog::ids::{PolicyVersion, RecordId, TenantId};
 use catalog::keys::KeyRing;
 use catalog::lease::{Holder, Leases};
+use tokio::time::Instant;
 
 use crate::record::StoredRecord;
 use crate::record::batch::QuarantineRow;
@@ -116,9 +117,11 @@ impl Ingest {
         self.quarantine.recover(tenants);
     }
 
-    /// Takes nothing any more, and resolves when all of it is in the tables; gives how many tables lack something.
-    pub async fn drain(&self) -> usize {
-        let (records, quarantine) = tokio::join!(self.records.drain(), self.quarantine.drain());
+    /// Takes nothing any more, and resolves when all of it is in the tables, or at `end`; gives how many tables lack
+    /// something.
+    pub async fn drain(&self, end: Instant) -> usize {
+        let (records, quarantine) =
+            tokio::join!(self.records.drain(end), self.quarantine.drain(end));
         records + quarantine
     }
 
@@ -235,5 +238,6 @@ fn lane_error(error: LaneError) -> Error {
         LaneError::Full => Error::Full,
         LaneError::Elsewhere => Error::Elsewhere,
         LaneError::Unavailable => Error::Unavailable,
+        LaneError::Fault(_) => Error::Halted,
     }
 }

@@ -159,6 +159,9 @@ pub enum Error {
     /// Another node takes the tenant's records: send them there, or wait until it has let go of them.
     #[error("another node takes this tenant's records")]
     Elsewhere,
+    /// The tenant's table, or this node's log, is not what was written: an operator has to look at it.
+    #[error("the tenant's records wait for an operator; nothing is taken meanwhile")]
+    Halted,
     /// Storage is out of reach or the queue is full: try again with the same keys.
     #[error("the records could not be stored now")]
     Unavailable,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use catalog::ids::RecordId;
+use catalog::ids::{RecordId, TenantId};
 
 use crate::record::batch::{self, QuarantineRow};
 use crate::record::frame;
@@ -40,8 +40,8 @@ impl Freight for Quarantine {
         rows.iter().map(|row| payload(row) + 512).sum()
     }
 
-    async fn claim(&self, _: &Berth) -> Result<(), LaneError> {
-        Ok(())
+    async fn claim(&self, _: &Berth) -> Result<Option<i64>, LaneError> {
+        Ok(None)
     }
 
     async fn open(
@@ -85,5 +85,5 @@ impl Freight for Quarantine {
         Ok(())
     }
 
-    async fn close(&self, _: &Berth) {}
+    async fn close(&self, _: &TenantId, _: bool) {}
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use catalog::clock::{Clock, Timestamp};
-use catalog::ids::{PolicyVersion, RecordId, StreamName};
+use catalog::ids::{PolicyVersion, RecordId, StreamName, TenantId};
 use catalog::lease::{Holder, Lease, LeaseError, Leases};
 
 use crate::record::{StoredRecord, batch, frame};
@@ -19,6 +19,9 @@ use super::round::Round;
 
 /// Records that are decided without leaving the task.
 const RECORDS_INLINE_MAX: usize = 64;
+const NO_SEQUEL: LaneError = LaneError::Fault(
+    "the write-ahead log does not go on where the table ends: another node has written",
+);
 
 /// A redacted record that has no place in the log yet.
 pub(crate) struct Candidate {
@@ -237,7 +240,7 @@ impl Freight for Records {
         portion.bytes
     }
 
-    async fn claim(&self, berth: &Berth) -> Result<(), LaneError> {
+    async fn claim(&self, berth: &Berth) -> Result<Option<i64>, LaneError> {
         let mut lease = self.lease.lock().await;
         if lease.is_none() {
             let (leases, holder) = self.leases.as_ref().ok_or(LaneError::Unavailable)?;
@@ -247,6 +250,10 @@ impl Freight for Records {
                     tracing::warn!(tenant = %berth.tenant, node, "another node takes this tenant's records");
                     LaneError::Elsewhere
                 }
+                LeaseError::Abandoned => {
+                    tracing::error!("this node was abandoned: it takes no records any more");
+                    LaneError::Elsewhere
+                }
                 other => {
                     tracing::warn!(tenant = %berth.tenant, error = other as &dyn std::error::Error,
                         "the right to take a tenant's records cannot be had");
@@ -254,7 +261,8 @@ impl Freight for Records {
                 }
             })?);
         }
-        Ok(())
+        let fence = lease.as_ref().map_or(0, Lease::fence);
+        Ok(Some(i64::try_from(fence).unwrap_or(i64::MAX)))
     }
 
     async fn open(
@@ -279,9 +287,7 @@ impl Freight for Records {
                     return Err(LaneError::Unavailable);
                 };
                 if row.leaf_index != Some(end.next) {
-                    tracing::error!(tenant = %berth.tenant,
-                        "the write-ahead log does not go on where the table ends: another node has written");
-                    return Err(LaneError::Unavailable);
+                    return Err(NO_SEQUEL);
                 }
                 end.next += 1;
                 end.segment = row.segment_id.as_deref().map(Arc::from);
@@ -373,14 +379,15 @@ impl Freight for Records {
         Ok(())
     }
 
-    async fn close(&self, berth: &Berth) {
+    async fn close(&self, tenant: &TenantId, settled: bool) {
         *self.log() = Log::default();
         let lease = self.lease.lock().await.take();
-        let (Some(lease), Some((leases, _))) = (lease, &self.leases) else {
+        // The numbers of what is in the log alone are promised: the lease stays with this node.
+        let (true, Some(lease), Some((leases, _))) = (settled, lease, &self.leases) else {
             return;
         };
         if let Err(error) = leases.release(lease).await {
-            tracing::warn!(tenant = %berth.tenant, error = &error as &dyn std::error::Error,
+            tracing::warn!(%tenant, error = &error as &dyn std::error::Error,
                 "the right to take a tenant's records was not given back");
         }
     }

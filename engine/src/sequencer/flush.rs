@@ -18,7 +18,7 @@ use super::lane::Opened;
 use super::opening::Backoff;
 use super::pending::{Load, Mark};
 use super::tree::{self, Notes};
-use super::{Cargo, Freight, LaneError, Prepared, Sequencer, Shut, StoredAt};
+use super::{Cargo, Freight, LaneError, Prepared, Sequencer, StoredAt};
 
 /// Rounds after which a flush waits before it goes on against other writers of the same table.
 const ROUNDS_MAX: usize = 20;
@@ -109,7 +109,7 @@ impl<F: Freight> Flusher<'_, F> {
                         metrics::counter!("trailhouse_flush_errors_total", "table" => F::TABLE.name(),
                             "tenant" => self.opened.berth.tenant.to_string())
                         .increment(1);
-                        self.shut(Some(Shut::For(error)));
+                        self.shut(Some(error));
                         for waiting in std::mem::take(&mut waiting) {
                             let _ = waiting.reply.send(Err(error));
                         }
@@ -123,7 +123,7 @@ impl<F: Freight> Flusher<'_, F> {
                     Err(Fault::Fenced) => {
                         tracing::error!(tenant = %self.opened.berth.tenant, table = F::TABLE.name(),
                             "another node has written for this tenant: this one stops");
-                        return Err(LaneError::Unavailable);
+                        return Err(LaneError::Elsewhere);
                     }
                     Err(Fault::Revoked) => return Err(LaneError::KeyUnavailable),
                 }
@@ -142,7 +142,7 @@ impl<F: Freight> Flusher<'_, F> {
         Ok(())
     }
 
-    fn shut(&self, why: Option<Shut>) {
+    fn shut(&self, why: Option<LaneError>) {
         let tenant = &self.opened.berth.tenant;
         self.sequencer.shut(tenant, F::TABLE, why);
     }
@@ -233,6 +233,12 @@ impl<F: Freight> Flusher<'_, F> {
         for _ in 0..ROUNDS_MAX {
             let state = table.state().await?;
             let mut notes = Notes::default();
+            if let Some(fence) = self.opened.fence {
+                if tree::fence(&state) != fence {
+                    return Err(Fault::Fenced);
+                }
+                tree::note_fence(fence, &mut notes);
+            }
             if let (Some(log), Some(mark)) = (&self.sequencer.journal, &commit.mark) {
                 let there = log.in_table(&state).and_then(|there| there.position);
                 match there {

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use catalog::ids::TenantId;
 use catalog::keys::EpochKey;
@@ -19,8 +18,6 @@ use super::{Ack, Berth, Cargo, Freight, LaneError, Plan, Sequencer, flush};
 const GROUP_JOBS_MAX: usize = 512;
 /// Bytes after which a group takes no further job.
 const GROUP_BYTES_MAX: usize = 8 << 20;
-/// How long a lane stays without work.
-const IDLE: Duration = Duration::from_secs(60);
 
 /// Work for a lane, and where its result is awaited.
 pub(super) struct Job<F: Freight> {
@@ -54,6 +51,8 @@ pub(super) struct Lane<F: Freight> {
 /// A lane that has read table and log.
 pub(super) struct Opened<F: Freight> {
     pub(super) berth: Berth,
+    /// The fence of the table, where there is one.
+    pub(super) fence: Option<i64>,
     pub(super) journal: Option<Journaled>,
     pub(super) pending: Pending<F>,
 }
@@ -99,6 +98,7 @@ impl<F: Freight> Lane<F> {
     pub(super) async fn run(mut self) -> usize {
         loop {
             let Some(opened) = self.opened().await else {
+                self.freight.close(&self.tenant, !self.recovers).await;
                 return usize::from(self.recovers);
             };
             self.status.send_replace(Status::Open);
@@ -117,19 +117,19 @@ impl<F: Freight> Lane<F> {
                 tokio::join!(writer.append(jobs), flush::run(sequencer, freight, &opened))
             };
             self.note_reached(&opened);
-            self.recovers = opened.pending.bytes() > 0;
+            self.recovers = opened.pending.bytes() > 0 || matches!(ended, Ended::Failed(_));
             let status = match ended {
                 Ended::Failed(error) => Status::Refusing(error),
                 Ended::Idle | Ended::Closed => Status::Opening,
             };
             self.status.send_replace(status);
-            self.freight.close(&opened.berth).await;
+            self.freight.close(&self.tenant, !self.recovers).await;
             match ended {
                 Ended::Closed => return usize::from(self.recovers),
                 Ended::Idle if self.leave() => return 0,
                 Ended::Idle => {}
                 // The log still has what was acknowledged.
-                Ended::Failed(_) => self.recovers = true,
+                Ended::Failed(_) => {}
             }
         }
     }
@@ -164,7 +164,7 @@ impl<F: Freight> Writer<'_, F> {
     async fn append(&self, jobs: &mut mpsc::Receiver<Job<F>>) -> Ended {
         let pending = &self.opened.pending;
         loop {
-            let idle = tokio::time::sleep(IDLE);
+            let idle = tokio::time::sleep(self.sequencer.settings.idle);
             tokio::select! {
                 biased;
                 error = pending.failure() => {

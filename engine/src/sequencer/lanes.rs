@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use catalog::ids::TenantId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 
 use super::lane::{Job, Lane, Status};
 use super::{Freight, LaneError, Sequencer};
@@ -126,10 +127,11 @@ impl<F: Freight> Lanes<F> {
         Err(LaneError::Unavailable)
     }
 
-    /// Takes nothing any more, and puts into the tables what is pending. Gives how many tables have something left.
+    /// Takes nothing any more, and puts into the tables what is pending, until `end` at the latest. Gives how many tables
+    /// have, or may have, something left.
     ///
-    /// What has not ended when this is dropped goes on as long as the process does.
-    pub(crate) async fn drain(&self) -> usize {
+    /// What has not ended by then goes on as long as the process does.
+    pub(crate) async fn drain(&self, end: Instant) -> usize {
         let tasks = {
             let mut open = self.0.lock();
             open.stopping = true;
@@ -138,7 +140,10 @@ impl<F: Freight> Lanes<F> {
         };
         let mut left = 0;
         for task in tasks {
-            left += task.await.unwrap_or(1);
+            left += match timeout_at(end, task).await {
+                Ok(ended) => ended.unwrap_or(1),
+                Err(_) => 1,
+            };
         }
         left
     }

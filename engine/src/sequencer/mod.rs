@@ -64,6 +64,8 @@ pub struct Settings {
     pub flush_bytes: usize,
     /// How many bytes of one table of a tenant may wait; writes beyond are refused.
     pub tenant_bytes_max: usize,
+    /// How long a table that nobody writes to stays this node's.
+    pub idle: Duration,
 }
 
 /// Why a lane did not take what it was handed.
@@ -75,8 +77,10 @@ pub enum LaneError {
     Full,
     /// Another node writes for the tenant.
     Elsewhere,
-    /// The log or storage is out of reach, or not what was written.
+    /// The log or storage is out of reach.
     Unavailable,
+    /// The table, or the log, is not what was written: an operator has to look at it. The reason in a few words.
+    Fault(&'static str),
 }
 
 impl LaneError {
@@ -87,6 +91,7 @@ impl LaneError {
             Self::Full => "as much waits for the table as may",
             Self::Elsewhere => "another node writes for the tenant",
             Self::Unavailable => "the table cannot be written now",
+            Self::Fault(reason) => reason,
         }
     }
 }
@@ -107,8 +112,8 @@ impl From<table::Error> for LaneError {
         );
         match error {
             table::Error::KeyUnavailable(_) => Self::KeyUnavailable,
-            table::Error::Tampered { .. }
-            | table::Error::Unavailable { .. }
+            table::Error::Tampered { what } => Self::Fault(what),
+            table::Error::Unavailable { .. }
             | table::Error::Conflict
             | table::Error::Malformed { .. } => Self::Unavailable,
         }
@@ -134,9 +139,7 @@ impl Berth {
             Ok(tree) => Ok(tree),
             Err(NoTree) => {
                 tracing::warn!(tenant = %self.tenant, "a table does not say the tree of a log: it is made from the rows");
-                rebuild::tree(&self.table, state, stream).await.inspect_err(|_| {
-                    tracing::error!(tenant = %self.tenant, "the tree of a log cannot be made from its table");
-                })
+                rebuild::tree(&self.table, state, stream).await
             }
         }
     }
@@ -163,8 +166,9 @@ pub(crate) trait Freight: Send + Sync + Sized + 'static {
     /// About how many bytes work has.
     fn weigh(work: &Self::Work) -> usize;
 
-    /// Makes sure that nobody else writes what this lane will number. Doing so again is fine.
-    fn claim(&self, berth: &Berth) -> impl Future<Output = Result<(), LaneError>> + Send;
+    /// Makes sure that nobody else writes what this lane will number, and gives the fence that its table is to have;
+    /// none where rows are numbered at the commit, or not at all. Doing so again is fine.
+    fn claim(&self, berth: &Berth) -> impl Future<Output = Result<Option<i64>, LaneError>> + Send;
 
     /// Takes up the table at `state`, and the rows that are in the log and not in it.
     fn open(
@@ -201,8 +205,9 @@ pub(crate) trait Freight: Send + Sync + Sized + 'static {
         entries: &Self::Entries,
     ) -> impl Future<Output = Result<(), LaneError>> + Send;
 
-    /// Lets go of what others may want to have.
-    fn close(&self, berth: &Berth) -> impl Future<Output = ()> + Send;
+    /// Forgets what it took up, and if everything is `settled`, which is to say in the table, lets go of what others may
+    /// want to have.
+    fn close(&self, tenant: &TenantId, settled: bool) -> impl Future<Output = ()> + Send;
 }
 
 /// Rows on their way to the table.
@@ -262,18 +267,9 @@ pub struct Sequencer {
     settings: Settings,
     runtime: Handle,
     /// Tables that are not written, and why.
-    shut: Mutex<BTreeMap<(TenantId, &'static str), Shut>>,
+    shut: Mutex<BTreeMap<(TenantId, &'static str), LaneError>>,
     /// How far lanes of this process that have ended got.
     reached: Mutex<HashMap<(TenantId, TableKind), u64>>,
-}
-
-/// Why a table is not written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shut {
-    /// It is, as soon as this is over.
-    For(LaneError),
-    /// An operator has to look first.
-    Until(&'static str),
 }
 
 /// What a [`Sequencer`] is made of.
@@ -318,28 +314,19 @@ impl Sequencer {
 
     /// How many tables are not written until an operator has looked at them, by reason.
     pub fn faults(&self) -> BTreeMap<&'static str, usize> {
-        self.counted(|shut| match shut {
-            Shut::Until(reason) => Some(reason),
-            Shut::For(_) => None,
-        })
+        self.counted(|error| matches!(error, LaneError::Fault(_)))
     }
 
     /// How many tables are not written for the time being, by what is missing.
     pub fn waiting(&self) -> BTreeMap<&'static str, usize> {
-        self.counted(|shut| match shut {
-            Shut::For(error) => Some(error.reason()),
-            Shut::Until(_) => None,
-        })
+        self.counted(|error| !matches!(error, LaneError::Fault(_)))
     }
 
-    fn counted(
-        &self,
-        reason: impl Fn(Shut) -> Option<&'static str>,
-    ) -> BTreeMap<&'static str, usize> {
+    fn counted(&self, which: impl Fn(LaneError) -> bool) -> BTreeMap<&'static str, usize> {
         let shut = self.shut.lock().unwrap_or_else(PoisonError::into_inner);
         let mut counted = BTreeMap::new();
-        for reason in shut.values().filter_map(|shut| reason(*shut)) {
-            *counted.entry(reason).or_default() += 1;
+        for error in shut.values().filter(|error| which(**error)) {
+            *counted.entry(error.reason()).or_default() += 1;
         }
         counted
     }
@@ -357,14 +344,14 @@ impl Sequencer {
     }
 
     /// Notes why a table is not written, or that it is.
-    fn shut(&self, tenant: &TenantId, table: TableKind, why: Option<Shut>) {
+    fn shut(&self, tenant: &TenantId, table: TableKind, why: Option<LaneError>) {
         let at = (tenant.clone(), table.name());
         let mut shut = self.shut.lock().unwrap_or_else(PoisonError::into_inner);
         let before = match why {
             Some(why) => shut.insert(at, why),
             None => shut.remove(&at),
         };
-        if let Some(Shut::Until(reason)) = why
+        if let Some(LaneError::Fault(reason)) = why
             && before != why
         {
             tracing::error!(%tenant, table = table.name(), reason, "writes are refused until an operator has looked");

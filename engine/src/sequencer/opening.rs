@@ -1,7 +1,8 @@
 //! How a lane begins, and begins again: who it is, what the table has, what the log has beyond that.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic;
 use std::time::Duration;
 
 use catalog::keys::KeyError;
@@ -13,12 +14,17 @@ use crate::table::TableState;
 use super::journal::Journal;
 use super::lane::{Journaled, Lane, Opened, Status};
 use super::pending::{Group, Mark, Pending};
-use super::recover::{self, Misfit};
-use super::{Berth, Cargo, Freight, LaneError, Sequencer, Shut, tree};
+use super::recover;
+use super::tree::Notes;
+use super::{Berth, Cargo, Freight, LaneError, Sequencer, tree};
 
 /// The first wait after something failed, and the longest.
 const WAIT: Duration = Duration::from_millis(200);
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// How often others may commit while a fence is put up, before that is tried anew.
+const FENCE_ROUNDS_MAX: usize = 20;
+const UNREADABLE: LaneError =
+    LaneError::Fault("rows of the write-ahead log cannot be decoded by this version");
 
 /// Waits that grow while something goes on failing.
 #[derive(Debug)]
@@ -36,41 +42,29 @@ impl Backoff {
     }
 }
 
-/// Why a lane does not begin.
-pub(super) struct Refusal {
-    error: LaneError,
-    /// What an operator has to look at.
-    fault: Option<&'static str>,
-}
-
-impl Refusal {
-    fn shut(&self) -> Shut {
-        match self.fault {
-            Some(reason) => Shut::Until(reason),
-            None => Shut::For(self.error),
+/// The table's state once it has this fence. From then on whoever numbered rows of it before cannot commit them.
+async fn fenced(berth: &Berth, fence: Option<i64>) -> Result<Arc<TableState>, LaneError> {
+    for _ in 0..FENCE_ROUNDS_MAX {
+        let state = berth.table.state().await?;
+        let Some(fence) = fence else {
+            return Ok(state);
+        };
+        match tree::fence(&state).cmp(&fence) {
+            Ordering::Equal => return Ok(state),
+            Ordering::Greater => return Err(LaneError::Elsewhere),
+            Ordering::Less => {
+                tracing::warn!(tenant = %berth.tenant, "a tenant is taken over from a node that had not let go of it");
+                let mut notes = Notes::default();
+                tree::note_fence(fence, &mut notes);
+                // Whether it is ours or another's that got there: the state will say.
+                let _ = berth
+                    .table
+                    .append(&state, Vec::new(), notes.txns, notes.info)
+                    .await?;
+            }
         }
     }
-}
-
-impl From<LaneError> for Refusal {
-    fn from(error: LaneError) -> Self {
-        Self { error, fault: None }
-    }
-}
-
-impl From<crate::table::Error> for Refusal {
-    fn from(error: crate::table::Error) -> Self {
-        LaneError::from(error).into()
-    }
-}
-
-impl From<Misfit> for Refusal {
-    fn from(Misfit(reason): Misfit) -> Self {
-        Self {
-            error: LaneError::Unavailable,
-            fault: Some(reason),
-        }
-    }
+    Err(LaneError::Unavailable)
 }
 
 impl<F: Freight> Lane<F> {
@@ -83,14 +77,17 @@ impl<F: Freight> Lane<F> {
                     self.sequencer.shut(&self.tenant, F::TABLE, None);
                     return Some(opened);
                 }
-                Err(refusal) => {
-                    let shut = Some(refusal.shut());
-                    self.sequencer.shut(&self.tenant, F::TABLE, shut);
-                    self.status.send_replace(Status::Refusing(refusal.error));
+                Err(error) => {
+                    if error == LaneError::Elsewhere {
+                        self.freight.close(&self.tenant, false).await;
+                    }
+                    self.sequencer.shut(&self.tenant, F::TABLE, Some(error));
+                    self.status.send_replace(Status::Refusing(error));
                     let wait = backoff.next(&self.sequencer);
-                    let asked = self.refuse(refusal.error, Instant::now() + wait).await?;
+                    let asked = self.refuse(error, Instant::now() + wait).await?;
                     // A table that waits for an operator is looked at again and again, and so is one that is owed rows.
-                    if !asked && !self.recovers && refusal.fault.is_none() && self.leave() {
+                    let stays = self.recovers || matches!(error, LaneError::Fault(_));
+                    if !asked && !stays && self.leave() {
                         self.sequencer.shut(&self.tenant, F::TABLE, None);
                         return None;
                     }
@@ -113,7 +110,7 @@ impl<F: Freight> Lane<F> {
         }
     }
 
-    async fn open(&mut self) -> Result<Opened<F>, Refusal> {
+    async fn open(&mut self) -> Result<Opened<F>, LaneError> {
         let sequencer = Arc::clone(&self.sequencer);
         // Looked up for its keys as well: reading a tenant is what makes them known.
         let record = sequencer.registry.get(&self.tenant).await;
@@ -131,8 +128,11 @@ impl<F: Freight> Lane<F> {
             tenant: self.tenant.clone(),
             silo,
         };
-        self.freight.claim(&berth).await?;
-        let state = berth.table.state().await?;
+        let fence = self.freight.claim(&berth).await?;
+        let state = fenced(&berth, fence).await?;
+        for stream in tree::streams(&state) {
+            berth.tree(&state, stream).await?;
+        }
         if let Some(id) = tree::last_id(&state) {
             sequencer.ids.observe(&self.tenant, id);
         }
@@ -164,6 +164,7 @@ impl<F: Freight> Lane<F> {
             });
         Ok(Opened {
             berth,
+            fence,
             journal,
             pending: Pending::new(groups.collect()),
         })
@@ -175,7 +176,7 @@ impl<F: Freight> Lane<F> {
         log: &Journal,
         berth: &Berth,
         state: &TableState,
-    ) -> Result<(Option<Journaled>, Vec<((Mark, usize), F::Rows)>), Refusal> {
+    ) -> Result<(Option<Journaled>, Vec<((Mark, usize), F::Rows)>), LaneError> {
         let sequencer = &self.sequencer;
         let source = Journal::source(&berth.tenant, &berth.silo, F::TABLE);
         let frames = log.recover(&source, &sequencer.keys).await?;
@@ -201,9 +202,7 @@ impl<F: Freight> Lane<F> {
             .collect::<Option<Vec<_>>>()
         });
         let groups = decoding.await.map_err(|_| LaneError::Unavailable)?;
-        let groups = groups.ok_or(Misfit(
-            "rows of the write-ahead log cannot be decoded by this version",
-        ))?;
+        let groups = groups.ok_or(UNREADABLE)?;
         let key = sequencer
             .keys
             .writing_key(&berth.tenant, &berth.silo, F::TABLE.purpose())
@@ -215,7 +214,7 @@ impl<F: Freight> Lane<F> {
             })?;
         let journal = Journaled::new(source, key);
         let position = in_table.and_then(|there| there.position).unwrap_or(0);
-        journal.reached.store(position, Ordering::Release);
+        journal.reached.store(position, atomic::Ordering::Release);
         Ok((Some(journal), groups))
     }
 }

@@ -15,6 +15,9 @@ use crate::table::{ScanRequest, Table, TableState};
 use super::LaneError;
 use super::tree::{self, Tree};
 
+const MISFIT: LaneError =
+    LaneError::Fault("the rows of a table do not make the log that the table says it has");
+
 /// Reads the whole table; it costs what that costs, once.
 pub(super) async fn tree(
     table: &Table,
@@ -39,7 +42,7 @@ pub(super) async fn tree(
         let stream = stream.to_owned();
         let read = tokio::task::spawn_blocking(move || leaves_of(&batch, &stream));
         let read = read.await.map_err(|_| LaneError::Unavailable)?;
-        leaves.extend(read.ok_or(LaneError::Unavailable)?);
+        leaves.extend(read.ok_or(MISFIT)?);
     }
     leaves.sort_unstable_by_key(|(number, _)| *number);
     let whole = leaves
@@ -48,7 +51,7 @@ pub(super) async fn tree(
         .all(|((number, _), expected)| *number == expected);
     let count = i64::try_from(leaves.len()).map_err(|_| LaneError::Unavailable)?;
     if !whole || count != size {
-        return Err(LaneError::Unavailable);
+        return Err(MISFIT);
     }
     Ok(Tree::over(leaves.into_iter().map(|(_, leaf)| leaf)))
 }

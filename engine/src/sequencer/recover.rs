@@ -1,17 +1,16 @@
 //! How much of what the log still has is in the table already. Guessing is losing: what does not fit is an error.
 
+use super::LaneError;
 use super::journal::InTable;
 use super::pending::Mark;
 
-/// The log and the table do not belong together: the log was replaced, restored from a copy, or lost its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Misfit(pub(super) &'static str);
-
-const NO_PLACE: Misfit = Misfit("a table does not say how far the write-ahead log is in it");
-const AHEAD: Misfit = Misfit(
+// The log and the table do not belong together: the log was replaced, restored from a copy, or lost its end.
+const NO_PLACE: LaneError =
+    LaneError::Fault("a table does not say how far the write-ahead log is in it");
+const AHEAD: LaneError = LaneError::Fault(
     "a table is ahead of the write-ahead log: the log was replaced, or restored from a copy",
 );
-const OTHER: Misfit = Misfit(
+const OTHER: LaneError = LaneError::Fault(
     "a table was written from another write-ahead log of the same name: the log was copied or restored",
 );
 
@@ -23,7 +22,7 @@ pub(super) fn applied(
     in_table: Option<InTable>,
     written_max: u64,
     frames: &[Mark],
-) -> Result<usize, Misfit> {
+) -> Result<usize, LaneError> {
     let Some(there) = in_table else {
         return Ok(0);
     };

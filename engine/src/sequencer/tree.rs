@@ -7,6 +7,10 @@
 //! th.wal:<uuid>      {"position": p, "digest": d}     beside txn{th.wal:<uuid>: p}
 //! th.id              the greatest record id of the commit and those before
 //! ```
+//! Where the writer of a table is the one that has a lease, every commit also carries `txn{th.lease: fence}`: whoever
+//! took the lease from a node that had not let go of it raises the fence before it numbers anything, and that node's
+//! commits then conflict, and are given up.
+//!
 //! r, g and d are unpadded base64url of 32 bytes, f the text of [`Frontier`]. s and g are those of the last record: the
 //! segment it is in, and the root of the group that it was appended with. The root is not signed.
 
@@ -22,6 +26,8 @@ use crate::table::TableState;
 use super::Leaves;
 
 const RECORD_ID: &str = "th.id";
+const FENCE: &str = "th.lease";
+const TREE_SIZE: &str = "th.log:";
 
 /// What a commit adds besides rows.
 #[derive(Debug, Default)]
@@ -55,7 +61,22 @@ struct Text {
 
 /// The `txn` application id that carries the tree size of a stream.
 pub(super) fn log_app_id(stream: &str) -> String {
-    format!("th.log:{stream}")
+    format!("{TREE_SIZE}{stream}")
+}
+
+/// The streams whose leaves the table counts.
+pub(super) fn streams(state: &TableState) -> impl Iterator<Item = &str> {
+    state.app_ids().filter_map(|id| id.strip_prefix(TREE_SIZE))
+}
+
+/// The fence of the table.
+pub(super) fn fence(state: &TableState) -> i64 {
+    state.txn(FENCE).unwrap_or(0)
+}
+
+/// Notes with the commit whose it is.
+pub(super) fn note_fence(fence: i64, notes: &mut Notes) {
+    notes.txns.push((FENCE.to_owned(), fence));
 }
 
 fn tree_key(stream: &str) -> String {

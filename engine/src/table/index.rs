@@ -173,6 +173,11 @@ impl TableState {
         self.txns.get(app_id).copied()
     }
 
+    /// The application ids that have committed.
+    pub(crate) fn app_ids(&self) -> impl Iterator<Item = &str> {
+        self.txns.keys().map(String::as_str)
+    }
+
     /// The value that the last commit which had one gave to a `th.` key of its commit info.
     pub fn info(&self, key: &str) -> Option<&Value> {
         self.info.get(key)

@@ -208,6 +208,8 @@ fn the_log_lies_apart_from_the_data_and_fits_its_bounds() {
         ("node = ''", "wal.node"),
         ("flush_age_ms = 0", "wal.flush_age_ms"),
         ("flush_age_ms = 60001", "wal.flush_age_ms"),
+        ("idle_ms = 99", "wal.idle_ms"),
+        ("idle_ms = 86400001", "wal.idle_ms"),
         ("flush_bytes = 0", "wal.flush_bytes"),
         ("flush_bytes = 300000000", "wal.flush_bytes"),
         ("segment_bytes = 1000", "wal.segment_bytes"),

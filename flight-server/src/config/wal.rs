@@ -16,6 +16,8 @@ const MIB: u64 = 1 << 20;
 const SEGMENT_BYTES_MIN: u64 = MIB;
 const SEGMENT_BYTES_CEILING: u64 = 1 << 30;
 const FLUSH_AGE_MS_CEILING: u64 = 60_000;
+const IDLE_MS_MIN: u64 = 100;
+const IDLE_MS_CEILING: u64 = 86_400_000;
 const NODE_CHARACTERS_MAX: usize = 64;
 
 /// The log of this node, and how it gets into the tables.
@@ -54,6 +56,7 @@ pub(super) fn resolve(raw: RawWal) -> Result<Wal, Error> {
             flush_age: Duration::from_millis(flush_age_ms),
             flush_bytes: raw.flush_bytes.unwrap_or(64 << 20),
             tenant_bytes_max: raw.tenant_bytes_max.unwrap_or(256 << 20),
+            idle: Duration::from_millis(raw.idle_ms.unwrap_or(60_000)),
         },
     };
     check(&wal)?;
@@ -79,6 +82,11 @@ fn check(wal: &Wal) -> Result<(), Error> {
     if !(1..=u128::from(FLUSH_AGE_MS_CEILING)).contains(&age) {
         let reason = format!("1 to {FLUSH_AGE_MS_CEILING}");
         return Err(refused("wal.flush_age_ms", reason));
+    }
+    let idle = lanes.idle.as_millis();
+    if !(u128::from(IDLE_MS_MIN)..=u128::from(IDLE_MS_CEILING)).contains(&idle) {
+        let reason = format!("{IDLE_MS_MIN} to {IDLE_MS_CEILING}");
+        return Err(refused("wal.idle_ms", reason));
     }
     if lanes.flush_bytes == 0 || lanes.flush_bytes > lanes.tenant_bytes_max {
         return Err(refused("wal.flush_bytes", "1 to wal.tenant_bytes_max"));

@@ -69,9 +69,10 @@ impl From<ingest::Error> for Problem {
             ingest::Error::Denied(denial) => denial.into(),
             ingest::Error::PayloadTooLarge => Self::new(Slug::PayloadTooLarge, detail),
             ingest::Error::KeyUnavailable => Self::new(Slug::KeyUnavailable, detail),
-            ingest::Error::Full | ingest::Error::Elsewhere | ingest::Error::Unavailable => {
-                Self::new(Slug::Unavailable, detail)
-            }
+            ingest::Error::Full
+            | ingest::Error::Elsewhere
+            | ingest::Error::Halted
+            | ingest::Error::Unavailable => Self::new(Slug::Unavailable, detail),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What was acknowledged survives what fails: stores, the key service, the process between any two of its steps.
 
+mod clock;
 mod outage;
+mod quota;
 mod stores;
 mod writers;
 
