@@ -196,12 +196,7 @@ impl Ledger {
 
     fn note(&mut self, key: String, status: u64, answer: &Value) {
         let Some(record_id) = answer["recordId"].as_str().filter(|_| status == 200) else {
-            // What policy applies may be what cannot be read.
-            let stale = answer["type"] == "https://trailhouse.dev/problems/policy-version-stale";
-            assert!(
-                matches!(status, 429 | 503) || stale,
-                "{key}: {status} {answer}"
-            );
+            assert!(matches!(status, 429 | 503), "{key}: {status} {answer}");
             self.refused += 1;
             return;
         };

@@ -399,7 +399,13 @@ fn admitted(
             tracing::warn!(tenant = %record.id, "served under a policy that could not be confirmed");
             Ok(vec![residency, "Cached".to_owned()])
         }
-        (false, _, _) => Err(Denial::PolicyVersionStale),
+        (
+            false,
+            OperationKind::Read | OperationKind::PolicyRead | OperationKind::QuarantineRead,
+            StaleMode::Reject,
+        ) => Err(Denial::PolicyVersionStale),
+        // Storage does not answer: whoever wants to change something does well to try again.
+        (false, _, _) => Err(Denial::Unavailable),
     }
 }
 

@@ -50,8 +50,8 @@ pub enum Error {
     /// No such version.
     #[error("no such version")]
     NotFound,
-    /// The store does not answer, and what was last read is too old.
-    #[error("the current version cannot be confirmed")]
+    /// The store does not answer, and what was last read from it has been superseded.
+    #[error("the version at hand has been superseded")]
     Stale,
     /// This process does not serve the tenant's silo.
     #[error("the tenant's silo is not served here")]
@@ -143,11 +143,11 @@ impl Policies {
     /// When there is none that verifies; a broken one is never stood in for by an older one.
     pub async fn current(&self, record: &TenantRecord) -> Result<CurrentPolicy, Error> {
         let now = self.clock.now();
-        let known = self
-            .current
-            .get(&record.id)
+        let last = self.current.get(&record.id);
+        let known = last
+            .as_ref()
             .filter(|known| known.policy.version.number >= record.policy);
-        if let Some(known) = &known
+        if let Some(known) = known
             && now.since(known.at).is_some_and(|age| age < CONFIRMED_FOR)
         {
             return Ok(CurrentPolicy {
@@ -168,11 +168,15 @@ impl Policies {
                     error = &source as &dyn std::error::Error,
                     "the current policy cannot be confirmed"
                 );
-                let known = known.ok_or(Error::Stale)?;
-                Ok(CurrentPolicy {
-                    policy: Arc::clone(&known.policy),
-                    confirmed: false,
-                })
+                match (known, &last) {
+                    (Some(known), _) => Ok(CurrentPolicy {
+                        policy: Arc::clone(&known.policy),
+                        confirmed: false,
+                    }),
+                    // There is a newer one, and it cannot be read.
+                    (None, Some(_)) => Err(Error::Stale),
+                    (None, None) => Err(Error::Documents(DocumentError::Unavailable { source })),
+                }
             }
             Err(error) => Err(error),
         }
