@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::AsArray;
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_flight::sql::{CommandStatementIngest, TableDefinitionOptions, TableExistsOption};
 use futures::future::join_all;
+use futures::stream;
 use serde_json::{Value, json};
 use tests::{World, record};
 
@@ -128,4 +130,54 @@ async fn queries_over_flight_are_limited_too() {
     assert!(refused.contains("rate-limited"), "{refused}");
     let answer = world.query("quiet", "eu", role, "SELECT 1").await;
     answer.expect("the other tenant is served");
+}
+
+/// One record as a row.
+fn row(key: String) -> RecordBatch {
+    let at = TimestampMicrosecondArray::from(vec![1_767_323_045_678_000]).with_timezone("UTC");
+    let text = |text: &str| Arc::new(StringArray::from(vec![text])) as ArrayRef;
+    let columns = [
+        ("idempotency_key", text(&key)),
+        ("created_at", Arc::new(at) as ArrayRef),
+        ("action", text("Order.Placed")),
+        ("resource_type", text("Order")),
+        ("resource_id", text("17")),
+        ("actor_type", text("User")),
+        ("actor_id", text("ann")),
+        ("trace_id", text("4bf92f3577b34da6a3ce929d0e0e4736")),
+    ];
+    RecordBatch::try_from_iter(columns).expect("a row")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_counts_as_a_write_and_as_nothing_else() {
+    let world = World::start_with(SETTINGS).await;
+    world.tenant("noisy", "eu").await;
+    let token = world.token("noisy", &[], &["audit.write"]);
+    let mut client = world.client("eu", &token).await;
+    let append = CommandStatementIngest {
+        table_definition_options: Some(TableDefinitionOptions {
+            if_exists: TableExistsOption::Append.into(),
+            ..TableDefinitionOptions::default()
+        }),
+        table: "records".to_owned(),
+        ..CommandStatementIngest::default()
+    };
+    let mut load = async |n: usize| {
+        let rows = stream::iter([Ok(row(format!("row-{n}")))]);
+        client.execute_ingest(append.clone(), rows).await
+    };
+    for n in 0..3 {
+        assert_eq!(load(n).await.expect("a load"), 1);
+    }
+    // Two calls, of the three that there are.
+    let role = "Audit.Investigator";
+    let read = world.query("noisy", "eu", role, "SELECT 1").await;
+    read.expect("queries are counted apart");
+    let refused = loop {
+        if let Err(refused) = load(3).await {
+            break format!("{refused:?}");
+        }
+    };
+    assert!(refused.contains("rate-limited"), "{refused}");
 }

@@ -1,6 +1,8 @@
 """Records over HTTP as a producer sends them: receipts, duplicates, conflicts, and every kind of bad input."""
 
 import json
+import subprocess
+import time
 import urllib.error
 import urllib.request
 
@@ -106,3 +108,26 @@ def test_what_was_acknowledged_survives_a_restart(world, writer):
     assert status == 200 and again["duplicate"] is True and again["recordId"] == first["recordId"]
     found = world.query(f"SELECT count(*) AS n FROM audit.records WHERE record_id = '{first['recordId']}'", "initech")
     assert found["n"].to_pylist() == [1]
+
+
+def test_what_a_pipe_gives_is_sent_while_it_stays_open(world):
+    words = ["ingest", "--tenant", "initech", "--url", world.url("eu"), "-", "--config", world.config]
+    pipe = subprocess.Popen([world.binary, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        for count in (2, 3):
+            pipe.stdin.write("".join(json.dumps(record(f"pipe-{count}-{n}")) + "\n" for n in range(count)))
+            pipe.stdin.flush()
+            wanted = {f"pipe-{count}-{n}" for n in range(count)}
+            deadline = time.monotonic() + 60
+            while not wanted <= keys(world):
+                assert time.monotonic() < deadline and pipe.poll() is None, "the pipe waits for its end"
+                time.sleep(0.1)
+        said, _ = pipe.communicate(timeout=60)
+        assert pipe.returncode == 0 and said.startswith("5 accepted"), said
+    finally:
+        pipe.kill()
+
+
+def keys(world):
+    rows = world.query("SELECT idempotency_key FROM audit.records", tenant="initech")
+    return set(rows.column(0).to_pylist())

@@ -18,6 +18,7 @@ use crate::auth::developer::TokenRequest;
 use crate::config::Config;
 use crate::flight;
 use crate::http;
+use crate::http::connections::{self, Bounds, told};
 use crate::limits::HEADERS_BYTES_MAX;
 use crate::observe::{self, grpc::ObserveLayer};
 use crate::service::{self, Service};
@@ -53,9 +54,6 @@ pub enum Error {
     /// Signals.
     #[error("the signals of the system cannot be heard")]
     Signals(#[source] std::io::Error),
-    /// A listener that broke.
-    #[error("a listener broke")]
-    Http(#[source] std::io::Error),
     /// A listener that broke.
     #[error("a Flight listener broke")]
     Flight(#[source] tonic::transport::Error),
@@ -269,20 +267,13 @@ async fn listen(setting: String, address: SocketAddr) -> Result<TcpListener, Err
         })
 }
 
-async fn told(mut stopped: watch::Receiver<bool>) {
-    // An error says that the sender is gone: then it is over as well.
-    drop(stopped.wait_for(|stop| *stop).await);
-}
-
 async fn serve_http(
     listener: TcpListener,
     router: Router,
     stopped: watch::Receiver<bool>,
 ) -> Result<(), Error> {
-    axum::serve(listener, router)
-        .with_graceful_shutdown(told(stopped))
-        .await
-        .map_err(Error::Http)
+    connections::serve(listener, router, stopped, Bounds::default()).await;
+    Ok(())
 }
 
 async fn serve_flight(

@@ -102,14 +102,16 @@ impl TrailhouseFlight {
 
     /// The caller of a call that plans, reads or looks something up, if their tenant may make one more now.
     async fn reader(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
-        let context = self.service.context(metadata.as_ref()).await?;
-        let correlation = context.correlation().clone();
-        match self.service.rates.admit(context, Class::Query) {
-            Ok(admitted) => Ok(Caller {
-                context: admitted.context,
-            }),
-            Err(limited) => Err(call::status(limited, &correlation)),
-        }
+        let caller = self.caller(metadata).await?;
+        let counted = self.count_query(&caller);
+        counted.map_err(|refusal| caller.status(refusal))?;
+        Ok(caller)
+    }
+
+    fn count_query(&self, caller: &Caller) -> Result<(), Refusal> {
+        let context = caller.context.clone();
+        self.service.rates.admit(context, Class::Query)?;
+        Ok(())
     }
 }
 
@@ -191,7 +193,8 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
-        let caller = self.reader(request.metadata()).await?;
+        // What it counts as, its first message says.
+        let caller = self.caller(request.metadata()).await?;
         let outcome = self.put(&caller, request.into_inner()).await;
         caller.answer(
             outcome.map(|app_metadata| stream::iter([Ok(PutResult { app_metadata })]).boxed()),

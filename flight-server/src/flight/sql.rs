@@ -105,27 +105,33 @@ impl TrailhouseFlight {
     where
         S: Stream<Item = Result<FlightData, Status>> + Unpin + Send + 'static,
     {
-        let Some(Ok(first)) = messages.next().await else {
-            return Err(malformed("the stream does not say what it is for"));
+        let first = messages.next().await;
+        let descriptor = match &first {
+            Some(Ok(first)) => first.flight_descriptor.as_ref(),
+            Some(Err(_)) | None => None,
         };
-        let Some(descriptor) = &first.flight_descriptor else {
-            return Err(malformed("the stream does not say what it is for"));
-        };
-        let handle = match parse(command_of(descriptor)?)? {
-            Asked::Prepared(handle) => handle,
-            Asked::Ingest(command) => {
-                let all = stream::iter([Ok(first)]).chain(messages);
-                return self.ingest(caller, *command, all).await;
+        let nothing = || malformed("the stream does not say what it is for");
+        let command = descriptor.ok_or_else(nothing).and_then(command_of);
+        let asked = command.and_then(|command| parse(command));
+        let first = stream::iter(first);
+        let asked = match asked {
+            Ok(Asked::Ingest(command)) => {
+                return self.ingest(caller, *command, first.chain(messages)).await;
             }
-            Asked::Statement(_) | Asked::Ticket(_) | Asked::Metadata(_) => {
+            other => other,
+        };
+        // A load counts as a write, and everything else as a query.
+        self.count_query(caller)?;
+        let handle = match asked? {
+            Asked::Prepared(handle) => handle,
+            Asked::Statement(_) | Asked::Ticket(_) | Asked::Metadata(_) | Asked::Ingest(_) => {
                 return Err(malformed("this command takes no data"));
             }
             other => return Err(self.not_a_query(caller, other).await),
         };
         let principal = caller.principal();
         self.prepared.get(&principal, &handle)?;
-        let all = stream::iter([Ok(first)]).chain(messages);
-        let batch = parameters::read(all).await?;
+        let batch = parameters::read(first.chain(messages)).await?;
         self.prepared.bind(&principal, &handle, &batch)?;
         // The same handle: some clients go on with the one they had.
         let result = DoPutPreparedStatementResult {

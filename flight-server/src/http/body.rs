@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
@@ -14,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::headers::Coding;
 use super::lines::{Cutter, Full, Line};
 use super::room::Share;
-use crate::limits::{Limited, Limits};
+use crate::limits::{Admitted, Limited, Limits};
 use crate::problem::{Problem, Slug};
 
 /// How long a body that is read whole may take, and each part of one that is handed on in parts.
@@ -95,6 +96,9 @@ pub(super) struct Upload {
     arrived: Bytes,
     cutting: Cutting,
     share: Share,
+    caller: Arc<Admitted>,
+    /// Bytes that were charged: first those that came, and then those that more came out of.
+    charged: usize,
     limits: Limits,
     end: Option<End>,
 }
@@ -129,6 +133,7 @@ impl Upload {
         coding: Coding,
         limits: &Limits,
         share: Share,
+        caller: Arc<Admitted>,
     ) -> Result<Self, Problem> {
         check_announced(headers, limits.batch_bytes_max)?;
         let cutter = Cutter::new(limits);
@@ -140,6 +145,8 @@ impl Upload {
                 Coding::Gzip => Cutting::Gzip(Box::new(MultiGzDecoder::new(cutter))),
             },
             share,
+            caller,
+            charged: 0,
             limits: limits.clone(),
             end: None,
         })
@@ -179,11 +186,25 @@ impl Upload {
             Some(full) => self.stop(beyond(full, &self.limits)),
             None if !decoded => self.stop(not_gzip()),
             None => {
-                if let Err(problem) = self.share.cover(self.cutting.cutter().bytes()).await {
+                if let Err(problem) = self.account(part.len()).await {
                     self.stop(problem);
                 }
             }
         }
+    }
+
+    /// Makes room for what is kept, and charges what came out of so many bytes beyond these, which have been charged.
+    async fn account(&mut self, came: usize) -> Result<(), Problem> {
+        self.charged += came;
+        let cutter = self.cutting.cutter();
+        let (fed, kept) = (cutter.fed(), cutter.bytes());
+        self.share.cover(kept).await?;
+        let more = fed.saturating_sub(self.charged);
+        if more > 0 {
+            self.charged += more;
+            self.caller.charge(more).await?;
+        }
+        Ok(())
     }
 
     fn finish(&mut self) {
@@ -269,8 +290,30 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
+    use catalog::clock::ManualClock;
+
     use super::super::room::Room;
     use super::*;
+    use crate::limits::{Class, RateLimits, Rates, TenantLimits};
+    use crate::world::{World, bearer};
+
+    /// Somebody whose tenant may send so many KiB a second, and as much as in a minute at once; with 0, whatever it likes.
+    async fn caller(kib_per_s: u64) -> Arc<Admitted> {
+        let world = World::new().await;
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, bearer(&world.writer()))]);
+        let context = world.service.context(&headers).await.unwrap();
+        let each = TenantLimits {
+            write_bytes_per_s: kib_per_s * 1_024,
+            burst: 60,
+            ..TenantLimits::default()
+        };
+        let limits = RateLimits {
+            each,
+            ..RateLimits::default()
+        };
+        let rates = Rates::new(limits, Arc::new(ManualClock::default()));
+        Arc::new(rates.admit(context, Class::Write).unwrap())
+    }
 
     async fn length(headers: &HeaderMap, body: Body) -> Result<usize, Slug> {
         let read = read(headers, body, 10, &mut Room::new().share()).await;
@@ -321,9 +364,18 @@ mod tests {
 
     /// How many lines are read, what the most of them was at once, and where and why it stopped.
     async fn upload(body: Body, coding: Coding) -> (usize, usize, Option<(Slug, u64)>) {
+        upload_of(caller(0).await, body, coding).await
+    }
+
+    async fn upload_of(
+        caller: Arc<Admitted>,
+        body: Body,
+        coding: Coding,
+    ) -> (usize, usize, Option<(Slug, u64)>) {
         let limits = Limits::default();
         let share = Room::new().share();
-        let mut upload = Upload::new(&HeaderMap::new(), body, coding, &limits, share).unwrap();
+        let headers = HeaderMap::new();
+        let mut upload = Upload::new(&headers, body, coding, &limits, share, caller).unwrap();
         let (mut lines, mut most) = (0, 0);
         while let Some(chunk) = upload.chunk().await {
             most = most.max(
@@ -359,6 +411,7 @@ mod tests {
             Coding::Identity,
             &Limits::default(),
             share,
+            caller(0).await,
         )
         .unwrap();
         assert_eq!(upload.chunk().await.unwrap().len(), 1_000);
@@ -384,6 +437,17 @@ mod tests {
             let (_, _, stopped) = upload(odd.to_vec().into(), Coding::Gzip).await;
             assert_eq!(stopped.unwrap().0, Slug::InvalidRecord, "{odd:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn compressed_bytes_cost_what_comes_out_of_them() {
+        let lines = |count| gzip(&b"{\"a\":\"00000000000000000000000000\"}\n".repeat(count));
+        let (few, many) = (lines(1_000), lines(9_000));
+        assert!(many.len() < few.len() + 4_096, "it does not compress");
+        let small = upload_of(caller(1).await, few.into(), Coding::Gzip).await;
+        assert_eq!((small.0, small.2), (1_000, None));
+        let (_, _, stopped) = upload_of(caller(1).await, many.into(), Coding::Gzip).await;
+        assert_eq!(stopped.unwrap().0, Slug::RateLimited);
     }
 
     #[tokio::test]

@@ -33,6 +33,7 @@ pub(super) enum Full {
 pub(super) struct Cutter {
     record_bytes_max: usize,
     bytes_left: usize,
+    fed: usize,
     lines_left: usize,
     /// The line that has not ended yet, as far as it is kept.
     open: Vec<u8>,
@@ -49,6 +50,7 @@ impl Cutter {
         Self {
             record_bytes_max: limits.record_bytes_max,
             bytes_left: limits.batch_bytes_max,
+            fed: 0,
             lines_left: limits.batch_lines_max,
             open: Vec::new(),
             too_long: false,
@@ -66,6 +68,7 @@ impl Cutter {
         }
         let (bytes, rest) = bytes.split_at(bytes.len().min(self.bytes_left));
         self.bytes_left -= bytes.len();
+        self.fed += bytes.len();
         let mut lines = bytes.split(|byte| *byte == b'\n');
         let last = lines.next_back().unwrap_or_default();
         for line in lines {
@@ -96,6 +99,11 @@ impl Cutter {
     /// The line that is being read.
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// How much of the body was looked at.
+    pub(super) fn fed(&self) -> usize {
+        self.fed
     }
 
     /// How much is kept.

@@ -12,6 +12,7 @@
 mod admit;
 mod batch;
 mod body;
+pub(crate) mod connections;
 mod events;
 mod headers;
 mod health;

@@ -53,7 +53,7 @@ pub(super) async fn many(
 ) -> Response {
     let (parts, body) = request.into_parts();
     let context = &caller.context;
-    match take_many(&listener, context, &parts, body).await {
+    match take_many(&listener, &caller, &parts, body).await {
         Ok(answer) => Json(answer).into_response(),
         Err(problem) => problem.correlated(context.correlation()).into_response(),
     }
@@ -86,16 +86,18 @@ async fn take_one(
 
 async fn take_many(
     listener: &Listener,
-    context: &TenantContext,
+    caller: &Arc<Admitted>,
     parts: &Parts,
     body: Body,
 ) -> Result<Results, Box<Problem>> {
+    let context = &caller.context;
     headers::check_media_type(&parts.headers, NDJSON)?;
     let coding = headers::coding(&parts.headers)?;
     let permit = allow(listener, context, parts).await?;
     let limits = &listener.service.config.limits;
     let share = listener.room.share();
-    let upload = Upload::new(&parts.headers, body, coding, limits, share)?;
+    let caller = Arc::clone(caller);
+    let upload = Upload::new(&parts.headers, body, coding, limits, share, caller)?;
     let (results, stopped) = batch::take(listener, context, &permit, upload).await;
     Ok(results.answer(stopped)?)
 }

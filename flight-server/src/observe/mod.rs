@@ -158,6 +158,30 @@ fn describe() {
         "trailhouse_pending_bytes",
         "Bytes in the write-ahead log that are not in the table, by table and tenant"
     );
+    metrics::describe_gauge!(
+        "trailhouse_wal_bytes",
+        "Size of the write-ahead log's segments"
+    );
+    metrics::describe_histogram!(
+        "trailhouse_wal_append_seconds",
+        "Time from a payload's arrival at the write-ahead log to its durability"
+    );
+    metrics::describe_histogram!(
+        "trailhouse_wal_sync_seconds",
+        "Time of one sync of the write-ahead log"
+    );
+    metrics::describe_histogram!(
+        "trailhouse_wal_group_frames",
+        "Frames that shared one sync of the write-ahead log"
+    );
+    metrics::describe_counter!(
+        "trailhouse_limited_total",
+        "Requests refused for their number, by tenant, class and what there was too much of"
+    );
+    metrics::describe_histogram!(
+        "trailhouse_throttled_seconds",
+        "Waits of requests whose tenant had used up its bytes"
+    );
     metrics::describe_counter!(
         "trailhouse_auth_refusals_total",
         "Tokens refused, by reason"

@@ -7,20 +7,26 @@ mod rejects;
 mod send;
 pub mod source;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use self::rejects::Rejects;
 use self::send::{Line, Sender};
-use self::source::{Bad, Format};
+use self::source::{Bad, Format, Item};
 use super::{say, token};
 use crate::auth::developer::TokenRequest;
 use crate::config::Config;
 
 const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3_600);
+/// Records that are read while others are sent.
+const AHEAD_MAX: usize = 16;
+/// How long a source may be silent before what it gave is sent.
+const SILENCE_MAX: Duration = Duration::from_millis(500);
 
 /// What to send where.
 #[derive(Debug, clap::Args)]
@@ -209,13 +215,13 @@ async fn all(
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
-        for item in source::records(file, format, sender.tenant())? {
-            let item = item?;
-            match item.record {
-                Ok(text) => sender.add(Line::new(&name, item.line, text)).await?,
-                Err(Bad { reason, original }) => {
-                    sender.reject(Line::new(&name, item.line, original), &reason)?;
-                }
+        let mut items = read(file, format, sender.tenant())?;
+        loop {
+            match timeout(SILENCE_MAX, items.recv()).await {
+                Ok(Some(item)) => take(sender, &name, item?).await?,
+                Ok(None) => break,
+                // Whoever feeds a pipe line by line does not wait for a batch to be full.
+                Err(_) => sender.send().await?,
             }
             bar.set_message(format!("{name} {} records", sender.answered()));
         }
@@ -224,6 +230,42 @@ async fn all(
     sender.send().await?;
     bar.finish_and_clear();
     Ok(())
+}
+
+async fn take(sender: &mut Sender<'_>, file: &str, item: Item) -> Result<(), Error> {
+    match item.record {
+        Ok(text) => sender.add(Line::new(file, item.line, text)).await,
+        Err(Bad { reason, original }) => {
+            sender.reject(Line::new(file, item.line, original), &reason)
+        }
+    }
+}
+
+/// The records of a file, a few of them ahead. A thread reads them: nobody can stop waiting for standard input.
+fn read(
+    path: &Path,
+    format: Format,
+    tenant: &str,
+) -> Result<mpsc::Receiver<Result<Item, source::Error>>, Error> {
+    let (items, read) = mpsc::channel(AHEAD_MAX);
+    let (file, tenant) = (path.to_owned(), tenant.to_owned());
+    let reading = move || match source::records(&file, format, &tenant) {
+        Ok(records) => {
+            for item in records {
+                if items.blocking_send(item).is_err() {
+                    return;
+                }
+            }
+        }
+        // An error here is that nobody listens any more.
+        Err(error) => drop(items.blocking_send(Err(error))),
+    };
+    let started = std::thread::Builder::new().spawn(reading);
+    started.map_err(|source| source::Error::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(read)
 }
 
 fn bar(length: u64) -> ProgressBar {
