@@ -12,6 +12,7 @@ pub mod keys;
 pub mod lease;
 pub mod node;
 pub mod policy;
+pub mod schema;
 pub mod store;
 pub mod tenant;
 

@@ -28,6 +28,7 @@ use crate::guard::{Denial, Gate, Operation, Permit, Request, TenantAdmin};
 use crate::ids::{SiloId, TenantId};
 use crate::keys::{KeyRing, Kms, LocalKms, RootSecret};
 use crate::policy::Policies;
+use crate::schema::Schemas;
 use crate::tenant::{self, Event, NewTenant, Registry, TenantRecord};
 
 static PROCESSES: AtomicU64 = AtomicU64::new(1);
@@ -42,6 +43,7 @@ pub(crate) struct World {
     pub(crate) kms: Arc<dyn Kms>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) policies: Arc<Policies>,
+    pub(crate) schemas: Arc<Schemas>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) gate: Gate,
 }
@@ -82,12 +84,12 @@ impl World {
         let shared = Arc::clone(&clock) as Arc<dyn Clock>;
         let root = Arc::clone(&store) as Arc<dyn ObjectStore>;
         let stores = BTreeMap::from([(silo(), Arc::clone(&root))]);
-        let ring = KeyRing::new(
+        let ring = Arc::new(KeyRing::new(
             Arc::clone(&kms),
             stores.clone(),
             Arc::clone(&shared),
             Arc::clone(&random),
-        );
+        ));
         let secret = RootSecret::new(
             Arc::clone(&kms),
             Arc::clone(&root),
@@ -97,10 +99,17 @@ impl World {
         let registry = Arc::new(Registry::new(
             Arc::new(secret),
             Arc::clone(&root),
-            Arc::new(ring),
+            Arc::clone(&ring),
+            Arc::clone(&shared),
+            Arc::clone(&random),
+        ));
+        let schemas = Schemas::new(
+            stores.clone(),
+            Arc::clone(&registry),
+            ring,
             Arc::clone(&shared),
             random,
-        ));
+        );
         let policies = Arc::new(Policies::new(
             stores,
             Arc::clone(&registry),
@@ -124,6 +133,7 @@ impl World {
             kms,
             registry,
             policies,
+            schemas: Arc::new(schemas),
             ledger,
             gate,
         }

@@ -19,16 +19,20 @@ const MAGIC: &[u8; 4] = b"thd1";
 /// Sealed documents; the contract is that of [`Documents`].
 #[derive(Debug)]
 pub struct SealedDocuments {
-    documents: Documents,
+    documents: Arc<Documents>,
     key: Arc<SecretKey>,
     random: Arc<dyn Random>,
 }
 
 impl SealedDocuments {
     /// Documents sealed under `key`.
-    pub fn new(documents: Documents, key: Arc<SecretKey>, random: Arc<dyn Random>) -> Self {
+    pub fn new(
+        documents: impl Into<Arc<Documents>>,
+        key: Arc<SecretKey>,
+        random: Arc<dyn Random>,
+    ) -> Self {
         Self {
-            documents,
+            documents: documents.into(),
             key,
             random,
         }

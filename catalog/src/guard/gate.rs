@@ -326,7 +326,13 @@ impl Gate {
             }),
             // It may be about to be made.
             (Standing::System, OperationKind::TenantAdmin) => Ok(()),
-            (Standing::System, OperationKind::PolicyRead | OperationKind::PolicyWrite) => {
+            (
+                Standing::System,
+                OperationKind::PolicyRead
+                | OperationKind::PolicyWrite
+                | OperationKind::SchemaRead
+                | OperationKind::SchemaWrite,
+            ) => {
                 let record = self
                     .registry
                     .get(target)
@@ -393,7 +399,10 @@ fn admitted(
         (true, _, _) => Ok(vec![residency]),
         (
             false,
-            OperationKind::Read | OperationKind::PolicyRead | OperationKind::QuarantineRead,
+            OperationKind::Read
+            | OperationKind::PolicyRead
+            | OperationKind::QuarantineRead
+            | OperationKind::SchemaRead,
             StaleMode::Serve,
         ) => {
             tracing::warn!(tenant = %record.id, "served under a policy that could not be confirmed");

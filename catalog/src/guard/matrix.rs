@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::guard::{
     Denial, Operation, OperationKind, PolicyRead, PolicyWrite, QuarantineDecide, QuarantineRead,
-    Read, Request, TenantAdmin, Write,
+    Read, Request, SchemaRead, SchemaWrite, TenantAdmin, Write,
 };
 use crate::tenant::{Event, NewTenant, TenantState};
 use crate::world::{World, id, silo};
@@ -95,6 +95,8 @@ async fn ask(
         OperationKind::PolicyWrite => denial::<PolicyWrite>(world, claims, request).await,
         OperationKind::QuarantineRead => denial::<QuarantineRead>(world, claims, request).await,
         OperationKind::QuarantineDecide => denial::<QuarantineDecide>(world, claims, request).await,
+        OperationKind::SchemaRead => denial::<SchemaRead>(world, claims, request).await,
+        OperationKind::SchemaWrite => denial::<SchemaWrite>(world, claims, request).await,
     }
 }
 

@@ -24,6 +24,6 @@ pub use denial::Denial;
 pub use gate::Gate;
 pub use permit::{
     Operation, OperationKind, Permit, PolicyRead, PolicyWrite, QuarantineDecide, QuarantineRead,
-    Read, TenantAdmin, Write,
+    Read, SchemaRead, SchemaWrite, TenantAdmin, Write,
 };
 pub use request::Request;

@@ -26,11 +26,15 @@ pub enum OperationKind {
     QuarantineRead,
     /// A quarantined record is released or discarded.
     QuarantineDecide,
+    /// Schemas are looked at.
+    SchemaRead,
+    /// A schema is registered, or its end announced.
+    SchemaWrite,
 }
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Write,
         Self::Read,
         Self::TenantAdmin,
@@ -38,6 +42,8 @@ impl OperationKind {
         Self::PolicyWrite,
         Self::QuarantineRead,
         Self::QuarantineDecide,
+        Self::SchemaRead,
+        Self::SchemaWrite,
     ];
 
     /// The word in decisions and evidence.
@@ -51,6 +57,8 @@ impl OperationKind {
             Self::PolicyWrite => "PolicyWrite",
             Self::QuarantineRead => "QuarantineRead",
             Self::QuarantineDecide => "QuarantineDecide",
+            Self::SchemaRead => "SchemaRead",
+            Self::SchemaWrite => "SchemaWrite",
         }
     }
 }
@@ -98,7 +106,11 @@ operations! {
     /// Quarantined records are looked at.
     QuarantineRead,
     /// A quarantined record is released or discarded.
-    QuarantineDecide
+    QuarantineDecide,
+    /// Schemas are looked at.
+    SchemaRead,
+    /// A schema is registered, or its end announced.
+    SchemaWrite
 }
 
 /// The guard allowed `Op`. There is no other way to come by one than [`super::Gate::authorize`].

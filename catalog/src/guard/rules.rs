@@ -97,6 +97,40 @@ const RULES: &[Rule] = &[
         scopes: &[],
         needs: "the role Audit.Admin or Security.Admin",
     },
+    // Whoever writes records or reads them may know what they look like.
+    Rule {
+        operation: OperationKind::SchemaRead,
+        standing: Standing::Tenant,
+        roles: READERS,
+        scopes: &[
+            Scope::AuditWrite,
+            Scope::AuditRead,
+            Scope::PolicyRead,
+            Scope::PolicyWrite,
+        ],
+        needs: "the scope audit.write or audit.read, or a role that may read",
+    },
+    Rule {
+        operation: OperationKind::SchemaRead,
+        standing: Standing::System,
+        roles: &[Role::SecurityAdmin],
+        scopes: &[Scope::PolicyRead, Scope::PolicyWrite],
+        needs: "the scope audit.policy.read or the role Security.Admin",
+    },
+    Rule {
+        operation: OperationKind::SchemaWrite,
+        standing: Standing::Tenant,
+        roles: &[Role::SecurityAdmin],
+        scopes: &[Scope::PolicyWrite],
+        needs: "the scope audit.policy.write or the role Security.Admin",
+    },
+    Rule {
+        operation: OperationKind::SchemaWrite,
+        standing: Standing::System,
+        roles: &[Role::SecurityAdmin],
+        scopes: &[Scope::PolicyWrite],
+        needs: "the scope audit.policy.write or the role Security.Admin",
+    },
 ];
 
 /// The roles that may read a tenant's records, and so the ones whose masking profiles count.

@@ -60,6 +60,8 @@ pub enum TenantSecret {
     Payload,
     /// Keys the tokens of the subject directory.
     Directory,
+    /// Seals documents of the tenant's own.
+    Documents,
 }
 
 impl TenantSecret {
@@ -69,6 +71,7 @@ impl TenantSecret {
             Self::Token => "token",
             Self::Payload => "payload",
             Self::Directory => "directory",
+            Self::Documents => "documents",
         }
     }
 }

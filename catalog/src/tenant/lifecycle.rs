@@ -97,14 +97,18 @@ impl TenantState {
             (Self::Active, _)
             | (
                 Self::Suspended | Self::PendingDeletion,
-                OperationKind::Read | OperationKind::PolicyRead | OperationKind::QuarantineRead,
+                OperationKind::Read
+                | OperationKind::PolicyRead
+                | OperationKind::QuarantineRead
+                | OperationKind::SchemaRead,
             ) => true,
             (
                 Self::Suspended | Self::PendingDeletion,
                 OperationKind::Write
                 | OperationKind::TenantAdmin
                 | OperationKind::PolicyWrite
-                | OperationKind::QuarantineDecide,
+                | OperationKind::QuarantineDecide
+                | OperationKind::SchemaWrite,
             )
             | (Self::Provisioning | Self::Deleted, _) => false,
         }
@@ -115,8 +119,20 @@ impl TenantState {
     pub const fn allows_operator(self, operation: OperationKind) -> bool {
         match (self, operation) {
             (_, OperationKind::TenantAdmin) => true,
-            (Self::Deleted, OperationKind::PolicyRead | OperationKind::PolicyWrite) => false,
-            (_, OperationKind::PolicyRead | OperationKind::PolicyWrite) => true,
+            (
+                Self::Deleted,
+                OperationKind::PolicyRead
+                | OperationKind::PolicyWrite
+                | OperationKind::SchemaRead
+                | OperationKind::SchemaWrite,
+            ) => false,
+            (
+                _,
+                OperationKind::PolicyRead
+                | OperationKind::PolicyWrite
+                | OperationKind::SchemaRead
+                | OperationKind::SchemaWrite,
+            ) => true,
             // A tenant's records are for its own callers only.
             (
                 _,
@@ -197,12 +213,12 @@ mod tests {
 
     /// A row a state: what its own callers may do, then what operators may.
     const ALLOWED: &str = "
-        state           Write Read TenantAdmin PolicyRead PolicyWrite QuarantineRead QuarantineDecide
-        Provisioning    --    --   -o          -o         -o          --             --
-        Active          c-    c-   co          co         co          c-             c-
-        Suspended       --    c-   -o          co         -o          c-             --
-        PendingDeletion --    c-   -o          co         -o          c-             --
-        Deleted         --    --   -o          --         --          --             --";
+        state           Write Read TenantAdmin PolicyRead PolicyWrite QuarantineRead QuarantineDecide SchemaRead SchemaWrite
+        Provisioning    --    --   -o          -o         -o          --             --               -o         -o
+        Active          c-    c-   co          co         co          c-             c-               co         co
+        Suspended       --    c-   -o          co         -o          c-             --               co         -o
+        PendingDeletion --    c-   -o          co         -o          c-             --               co         -o
+        Deleted         --    --   -o          --         --          --             --               --         --";
 
     fn table(
         first: impl IntoIterator<Item = &'static str>,
