@@ -17,6 +17,7 @@ use catalog::ids::{RecordIds, SiloId};
 use catalog::keys::{KeyError, KeyRing, Kms, LocalKms, RootSecret, SecretKey};
 use catalog::node::Nodes;
 use catalog::policy::Policies;
+use catalog::schema::Schemas;
 use catalog::tenant::{self, OnboardError, Registry};
 use engine::evidence::EvidenceLog;
 use engine::ingest::dedupe::Dedup;
@@ -79,6 +80,8 @@ pub struct Service {
     pub policies: Arc<Policies>,
     /// Which nodes there are, and whose log is whose.
     pub nodes: Arc<Nodes>,
+    /// What their records look like.
+    pub schemas: Arc<Schemas>,
     /// Who decides.
     pub gate: Arc<Gate>,
     /// Where records lie.
@@ -191,6 +194,7 @@ impl Service {
             registry: control.registry,
             policies: control.policies,
             nodes: control.nodes,
+            schemas: control.schemas,
             gate: Arc::new(gate),
             tables: engine.tables,
             queries: engine.queries,
@@ -345,6 +349,7 @@ struct Control {
     registry: Arc<Registry>,
     policies: Arc<Policies>,
     nodes: Arc<Nodes>,
+    schemas: Arc<Schemas>,
     root: Arc<RootSecret>,
     home: SiloId,
     founded: bool,
@@ -383,6 +388,13 @@ impl Control {
             kms,
             Arc::clone(clock),
         ));
+        let schemas = Schemas::new(
+            stores.by_silo(),
+            Arc::clone(&registry),
+            Arc::clone(&keys),
+            Arc::clone(clock),
+            Arc::clone(random),
+        );
         if let Err(error) = root.get().await
             && !error.is_outage()
         {
@@ -406,6 +418,7 @@ impl Control {
             registry,
             policies,
             nodes: Arc::new(Nodes::new(Arc::clone(stores.control()))),
+            schemas: Arc::new(schemas),
             root,
             home: home.clone(),
             founded,
@@ -453,7 +466,8 @@ impl Engine {
         let index = volume.map_or_else(Dedup::in_memory, |volume| volume.index.clone());
         let lease = volume.map(|volume| (Arc::clone(&volume.leases), volume.holder.clone()));
         let keys = Arc::clone(&control.keys);
-        let ingest = Arc::new(Ingest::new(&sequencer, keys, lease, index));
+        let schemas = Arc::clone(&control.schemas);
+        let ingest = Arc::new(Ingest::new(&sequencer, keys, schemas, lease, index));
         if let Some(volume) = volume {
             evidence.recover(volume.unreleased(TableKind::Evidence));
             ingest.recover_records(volume.unreleased(TableKind::Records));
@@ -466,7 +480,12 @@ impl Engine {
             ..engine::query::Limits::default()
         };
         Self {
-            queries: Arc::new(Queries::new(Arc::clone(&tables), Arc::clone(clock), limits)),
+            queries: Arc::new(Queries::new(
+                Arc::clone(&tables),
+                Arc::clone(&control.schemas),
+                Arc::clone(clock),
+                limits,
+            )),
             tables,
             sequencer,
             evidence,

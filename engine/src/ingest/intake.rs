@@ -1,7 +1,7 @@
 //! The part of ingest that runs side by side: one record, from what was sent to what may be stored.
 //!
 //! ```text
-//! IncomingRecord --read--> AuditRecord --tenant parity--> --redact, leaf hash--> Redacted
+//! IncomingRecord --read--> AuditRecord --schema, tenant parity--> --redact, leaf hash--> Redacted
 //! ```
 //! Nothing passes the last arrow in clear.
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use catalog::clock::{Clock, Random};
 use catalog::guard::Decision;
 use catalog::ids::{RecordIds, StreamName};
+use catalog::schema::Checker;
 
 use crate::record::canonical::{PayloadHash, key_digest, payload_hash};
 use crate::record::{Placement, Refusal, StoredRecord};
@@ -19,6 +20,7 @@ use super::dedupe::{self, KeyDigest};
 use super::incoming::IncomingRecord;
 use super::outcome::{Error, Outcome};
 use super::rules::Rules;
+use super::schema;
 
 /// What makes stored records.
 #[derive(Debug)]
@@ -46,6 +48,7 @@ impl Intake {
         &self,
         decision: &Decision,
         rules: &Rules,
+        checker: Option<&Checker>,
         record: IncomingRecord,
     ) -> Result<Result<Redacted, Outcome>, Error> {
         let now = self.clock.now();
@@ -55,6 +58,10 @@ impl Intake {
             Err(Refusal::KeyRequired) => return Ok(Err(Outcome::IdempotencyRequired)),
             Err(Refusal::Invalid(violations)) => return Ok(Err(Outcome::Invalid(violations))),
         };
+        let violations = schema::violations(checker, &parsed)?;
+        if !violations.is_empty() {
+            return Ok(Err(Outcome::Invalid(violations)));
+        }
         let foreign = parsed.tenant_id != decision.tenant;
         // A record that was parsed has a canonical form; if one ever had none, nothing of it may be stored.
         let submitted = payload_hash(&parsed).map_err(|_| Error::Unavailable)?;

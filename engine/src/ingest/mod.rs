@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! incoming --read-->  AuditRecord            every violation at once
+//!   |  schema              of its stream and version, where there is one
 //!   |  tenant parity       another tenant in the body: quarantine
 //!   |  redact              by the policy the permit is pinned to; nothing passes this line in clear
 //!   |  leaf hash
@@ -23,6 +24,7 @@ mod review;
 mod room;
 mod round;
 mod rules;
+mod schema;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use catalog::guard::{Decision, Permit, Write};
 use catalog::ids::{PolicyVersion, RecordId, TenantId};
 use catalog::keys::KeyRing;
 use catalog::lease::{Holder, Leases};
+use catalog::schema::Schemas;
 use tokio::time::Instant;
 
 use crate::record::StoredRecord;
@@ -71,6 +74,7 @@ pub enum Mode {
 pub struct Ingest {
     intake: Intake,
     rules: RuleBook,
+    schemas: Arc<Schemas>,
     room: Room,
     records: Lanes<Records>,
     quarantine: Lanes<Quarantine>,
@@ -88,6 +92,7 @@ impl Ingest {
     pub fn new(
         sequencer: &Arc<Sequencer>,
         keys: Arc<KeyRing>,
+        schemas: Arc<Schemas>,
         lease: Option<(Arc<Leases>, Holder)>,
         index: Dedup,
     ) -> Self {
@@ -99,6 +104,7 @@ impl Ingest {
                 ids: Arc::clone(sequencer.ids()),
             },
             rules: RuleBook::new(keys),
+            schemas,
             room: Room::default(),
             records: Lanes::new(Arc::clone(sequencer), move |_| {
                 Records::new(index.clone(), Arc::clone(&clock), lease.clone())
@@ -143,13 +149,17 @@ impl Ingest {
         let ready = self.records.ready(&decision.tenant);
         in_time(ready).await?.map_err(lane_error)?;
         let rules = self.rules.of(decision).await?;
+        let checker = schema::checker(&self.schemas, decision).await?;
         let mut request = Request::default();
         for (position, record) in records.into_iter().enumerate() {
             if position % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1 {
                 tokio::task::yield_now().await;
             }
             let bytes = record.bytes();
-            match self.intake.take(decision, &rules, record)? {
+            match self
+                .intake
+                .take(decision, &rules, checker.as_deref(), record)?
+            {
                 Ok(redacted) => request.add(position, bytes, redacted, &rules),
                 Err(refused) => request.refuse(position, refused),
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use catalog::guard::Denial;
 use catalog::ids::{PolicyVersion, RecordId, StreamName};
+use catalog::schema::SchemaVersion;
 
 use crate::record::Violation;
 use crate::seal::{Group, Hash};
@@ -17,6 +18,8 @@ pub struct Receipt {
     pub policy_version: PolicyVersion,
     /// The stream it is in.
     pub stream: StreamName,
+    /// The version of its schema that the record says which was just sent.
+    pub schema_version: Option<SchemaVersion>,
     /// Its place in the stream's log, from 0.
     pub leaf_index: i64,
     /// The hour's segment of the log that it is in.

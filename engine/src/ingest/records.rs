@@ -421,6 +421,7 @@ fn known_of(row: &StoredRecord) -> Option<Known> {
             record_id: row.record_id,
             policy_version: PolicyVersion::parse(row.policy_version.as_deref()?).ok()?,
             stream: row.stream.clone(),
+            schema_version: None,
             leaf_index: row.leaf_index?,
             segment_id: row.segment_id.as_deref().map(Arc::from),
             duplicate: true,

@@ -2,6 +2,7 @@
 
 use catalog::guard::Decision;
 use catalog::ids::RecordIds;
+use catalog::schema::SchemaVersion;
 
 use crate::record::batch::QuarantineRow;
 use crate::record::canonical::PayloadHash;
@@ -9,7 +10,7 @@ use crate::record::{StoredRecord, frame};
 
 use super::Mode;
 use super::intake::Redacted;
-use super::outcome::{Outcome, QuarantineReason};
+use super::outcome::{Outcome, QuarantineReason, Receipt};
 use super::records::{Candidate, Disposition, Portion};
 use super::review::State;
 use super::rules::Rules;
@@ -33,6 +34,7 @@ pub(super) struct Request {
 struct Sent {
     position: usize,
     submitted: PayloadHash,
+    schema_version: Option<SchemaVersion>,
 }
 
 impl Request {
@@ -50,6 +52,8 @@ impl Request {
             self.foreign.push((position, stored));
             return;
         }
+        let schema_version = stored.schema_version.as_deref();
+        let schema_version = schema_version.and_then(SchemaVersion::parse);
         let candidate = Candidate {
             stored,
             key,
@@ -70,6 +74,7 @@ impl Request {
         self.sent.push(Sent {
             position,
             submitted,
+            schema_version,
         });
     }
 
@@ -89,7 +94,10 @@ impl Request {
         let sent = std::mem::take(&mut self.sent);
         for (sent, disposition) in sent.into_iter().zip(dispositions) {
             let outcome = match disposition {
-                Disposition::Stored(receipt) => Outcome::Accepted(receipt),
+                Disposition::Stored(receipt) => Outcome::Accepted(Receipt {
+                    schema_version: sent.schema_version,
+                    ..receipt
+                }),
                 Disposition::Mismatch {
                     rejected,
                     stored_keyed,

@@ -132,6 +132,7 @@ impl Round {
             record_id: stored.record_id,
             policy_version,
             stream: stream.clone(),
+            schema_version: None,
             leaf_index: end.next,
             segment_id: Some(segment),
             duplicate: true,

@@ -38,7 +38,7 @@ impl GuardedTable {
         table: TableName,
         source: Arc<dyn RecordSource>,
     ) -> Self {
-        let view = Arc::new(viewer.view(&source.schema()));
+        let view = Arc::new(viewer.view(table, &source.schema()));
         Self {
             viewer,
             table,

@@ -32,6 +32,7 @@ use datafusion::physical_plan::{
 use futures::{StreamExt, stream};
 
 use super::error::Error;
+use super::evolving::Upcasts;
 use super::masking::ColumnMask;
 use super::sanitize;
 use super::source::{Layout, RecordSource};
@@ -47,6 +48,8 @@ pub(super) struct Parts {
     shown: Vec<ShownColumn>,
     /// Their schema.
     schema: SchemaRef,
+    /// What old rows go through first, if a shown column needs it.
+    upcasts: Option<Arc<Upcasts>>,
 }
 
 #[derive(Debug, Clone)]
@@ -69,12 +72,19 @@ impl Parts {
             stored: vec![tenant],
             shown: Vec::with_capacity(shown.len()),
             schema: Arc::new(view.schema.project(shown).map_err(|_| Error::Internal)?),
+            upcasts: None,
         };
         for index in shown {
             let column = view.columns.get(*index).ok_or(Error::Internal)?;
             let read = parts.read(column.stored);
             for needed in column.mask.needs() {
                 parts.read(needed);
+            }
+            if column.mask.evolves() && parts.upcasts.is_none() {
+                parts.upcasts.clone_from(&view.upcasts);
+                for needed in view.upcasts.iter().flat_map(|upcasts| upcasts.needs()) {
+                    parts.read(needed);
+                }
             }
             parts.shown.push(ShownColumn {
                 read,
@@ -117,10 +127,12 @@ impl Parts {
                 .get(place.ok_or_else(lost)?)
                 .ok_or_else(lost)
         };
+        let upcast = self.upcasts.as_ref();
+        let upcast = upcast.map(|upcasts| upcasts.rows(&stored)).transpose()?;
         let mut columns = Vec::with_capacity(self.shown.len());
         for column in &self.shown {
             let values = batch.columns().get(column.read).ok_or_else(lost)?;
-            columns.push(column.mask.apply(values, &stored)?);
+            columns.push(column.mask.apply(values, &stored, upcast.as_ref())?);
         }
         let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &rows)

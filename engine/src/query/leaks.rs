@@ -68,6 +68,30 @@ async fn no_role_and_no_mode_brings_out_what_is_foreign_or_hidden() {
     }
 }
 
+/// Upcasters move masked values, values beside them and values that were cut out: nothing comes out on the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_hostile_statement_brings_out_a_canary_of_an_old_record() {
+    let (one, other) = (
+        Caller::evolved(ONE, Role::Reader),
+        Caller::evolved(OTHER, Role::Reader),
+    );
+    for (sql, is_ordered) in statements() {
+        let observed = one.observes(sql).await;
+        assert!(!observed.contains(CANARY), "{sql}\n{observed}");
+        assert!(!observed.contains("Internal"), "{sql}\n{observed}");
+        if is_ordered {
+            let there = other.observes(sql).await;
+            assert_eq!(in_order(&observed), in_order(&there), "{sql}");
+        }
+    }
+    // And something does happen to them.
+    let sql = "SELECT context, labels, extras FROM records WHERE record_id = '01KDVDN0000000000000000003'";
+    let shown = one.shows(sql).await;
+    for moved in ["covert", "\"order\":", "attempt", "phone", "USD", "team"] {
+        assert!(shown.contains(moved), "{moved}: {shown}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_worlds_look_the_same_to_hostile_statements() {
     let (one, other) = (
@@ -214,11 +238,19 @@ async fn two_worlds_look_the_same_to_generated_statements() {
     );
     let rng = TestRng::deterministic_rng(Config::default().rng_algorithm);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    for _ in 0..150 {
+    let evolved = (
+        Caller::evolved(ONE, Role::Reader),
+        Caller::evolved(OTHER, Role::Reader),
+    );
+    for count in 0..200 {
         let sql = statement()
             .new_tree(&mut runner)
             .expect("a statement")
             .current();
+        let (one, other) = match count % 4 {
+            3 => (&evolved.0, &evolved.1),
+            _ => (&one, &other),
+        };
         let (here, there) = (one.observes(&sql).await, other.observes(&sql).await);
         assert!(!here.contains(CANARY), "{sql}\n{here}");
         assert_eq!(in_order(&here), in_order(&there), "{sql}");

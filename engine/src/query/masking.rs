@@ -18,8 +18,11 @@ use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use catalog::keys::SecretKey;
 use catalog::policy::{FieldPath, Generalize, MaskProfile, MaskRule, Step};
+use catalog::schema::Part;
 use udfs::{HashKey, JsonMask, JsonPath, JsonStep, Mask};
 
+use super::evolving::{self, UpcastRows};
+use super::rules::{Place, Rule};
 use crate::record::restore::{Held, restore_context, restore_extras, restore_labels};
 
 /// Version of the tenant's mask keys, shown in every hash.
@@ -43,6 +46,8 @@ pub(crate) enum ColumnMask {
         cut: Cut,
         /// Masks at places of the text, if any.
         mask: Option<JsonMask>,
+        /// Whether upcasters reach it.
+        evolves: bool,
     },
     /// The label map: entries are put back, then masked by key.
     Labels {
@@ -50,6 +55,15 @@ pub(crate) enum ColumnMask {
         cut: Cut,
         /// Masks for entries.
         masks: Labels,
+        /// Whether upcasters reach them.
+        evolves: bool,
+    },
+    /// A promoted column that upcasters reach: in old rows its value stands elsewhere.
+    Promoted {
+        /// The place whose values it shows.
+        place: Place,
+        /// One mask for all of it, if any.
+        mask: Option<Mask>,
     },
 }
 
@@ -84,6 +98,16 @@ impl ColumnMask {
             Self::Whole(_) => false,
             Self::Document { mask, .. } => mask.is_none(),
             Self::Labels { masks, .. } => masks.is_empty(),
+            Self::Promoted { mask, .. } => mask.is_none(),
+        }
+    }
+
+    /// Whether old rows have to be upcast to show it.
+    pub(crate) fn evolves(&self) -> bool {
+        match self {
+            Self::Clear | Self::Whole(_) => false,
+            Self::Document { evolves, .. } | Self::Labels { evolves, .. } => *evolves,
+            Self::Promoted { .. } => true,
         }
     }
 
@@ -91,14 +115,16 @@ impl ColumnMask {
     pub(crate) fn shows_entry(&self, key: &str) -> bool {
         match self {
             Self::Labels { masks, .. } => masks.mask_of(key).is_none(),
-            Self::Clear | Self::Whole(_) | Self::Document { .. } => self.shows_all(),
+            Self::Clear | Self::Whole(_) | Self::Document { .. } | Self::Promoted { .. } => {
+                self.shows_all()
+            }
         }
     }
 
     /// The stored columns, beside its own, that it takes to show this column.
     pub(crate) fn needs(&self) -> Vec<usize> {
         match self {
-            Self::Clear | Self::Whole(_) => Vec::new(),
+            Self::Clear | Self::Whole(_) | Self::Promoted { .. } => Vec::new(),
             Self::Document { cut, .. } | Self::Labels { cut, .. } => cut.needs(),
         }
     }
@@ -108,7 +134,9 @@ impl ColumnMask {
         &'a self,
         values: &'a ArrayRef,
         stored: &Stored<'_, 'a>,
+        upcast: Option<&UpcastRows>,
     ) -> Result<ArrayRef, ArrowError> {
+        let upcast = upcast.filter(|_| self.evolves());
         match self {
             Self::Clear => Ok(Arc::clone(values)),
             Self::Whole(mask) => mask.apply(values),
@@ -116,35 +144,45 @@ impl ColumnMask {
                 document,
                 cut,
                 mask,
+                ..
             } => {
-                let restored = document.put_back(values, &CutColumns::find(cut, stored)?)?;
+                let cut = CutColumns::find(cut, stored)?;
+                let restored = document.put_back(values, &cut, upcast)?;
                 match mask {
                     Some(mask) => mask.apply(&restored),
                     None => Ok(restored),
                 }
             }
-            Self::Labels { cut, masks } => {
-                masks.restored_and_masked(values, &CutColumns::find(cut, stored)?)
+            Self::Labels { cut, masks, .. } => {
+                masks.restored_and_masked(values, &CutColumns::find(cut, stored)?, upcast)
+            }
+            Self::Promoted { place, mask } => {
+                let rows = upcast.ok_or_else(unfit)?;
+                let shown = evolving::promoted(values, place, rows)?;
+                match mask {
+                    Some(mask) => mask.apply(&shown),
+                    None => Ok(shown),
+                }
             }
         }
     }
 }
 
 impl Cut {
-    fn needs(&self) -> Vec<usize> {
+    pub(super) fn needs(&self) -> Vec<usize> {
         let promoted = self.promoted.iter().map(|(column, _)| *column);
         self.sealed_fields.into_iter().chain(promoted).collect()
     }
 }
 
 /// The columns of one batch that hold what was cut out.
-struct CutColumns<'a> {
+pub(super) struct CutColumns<'a> {
     sealed_fields: Option<&'a MapArray>,
     promoted: Vec<(&'a StringArray, &'a str)>,
 }
 
 impl<'a> CutColumns<'a> {
-    fn find(cut: &'a Cut, stored: &Stored<'_, 'a>) -> Result<Self, ArrowError> {
+    pub(super) fn find(cut: &'a Cut, stored: &Stored<'_, 'a>) -> Result<Self, ArrowError> {
         let sealed_fields = match cut.sealed_fields {
             Some(index) => Some(stored(index)?.as_map_opt().ok_or_else(unfit)?),
             None => None,
@@ -161,7 +199,7 @@ impl<'a> CutColumns<'a> {
     }
 
     /// What was cut out of one row, by pointer.
-    fn of(&self, row: usize) -> Result<Vec<(&'a str, Held<'a>)>, ArrowError> {
+    pub(super) fn of(&self, row: usize) -> Result<Vec<(&'a str, Held<'a>)>, ArrowError> {
         let mut held = Vec::new();
         if let Some(map) = self.sealed_fields
             && map.is_valid(row)
@@ -185,10 +223,26 @@ impl<'a> CutColumns<'a> {
 }
 
 impl Document {
-    fn put_back(self, texts: &ArrayRef, cut: &CutColumns<'_>) -> Result<ArrayRef, ArrowError> {
+    fn part(self) -> Part {
+        match self {
+            Self::Context => Part::Context,
+            Self::Extras => Part::Extras,
+        }
+    }
+
+    fn put_back(
+        self,
+        texts: &ArrayRef,
+        cut: &CutColumns<'_>,
+        upcast: Option<&UpcastRows>,
+    ) -> Result<ArrayRef, ArrowError> {
         let texts = text(texts)?;
         let mut restored = StringBuilder::with_capacity(texts.len(), texts.values().len());
         for row in 0..texts.len() {
+            if let Some(record) = upcast.and_then(|rows| rows.get(row)) {
+                restored.append_option(evolving::document_text(record, self.part()));
+                continue;
+            }
             if texts.is_null(row) {
                 restored.append_null();
                 continue;
@@ -241,23 +295,18 @@ impl Secrets {
     }
 
     /// The masks inside a JSON text, of the rules that reach it.
-    pub(super) fn json<'p>(
-        &self,
-        document: Document,
-        rules: impl Iterator<Item = (&'p FieldPath, MaskRule)>,
-    ) -> Option<JsonMask> {
+    pub(super) fn json(&self, document: Document, rules: &[Rule]) -> Option<JsonMask> {
         let paths: Vec<_> = rules
-            .filter_map(|(path, rule)| {
-                let place = match (path, document) {
-                    (FieldPath::AnyKey(key), _) => JsonPath::AnyKey(key.clone()),
-                    (FieldPath::Context(steps), Document::Context) => {
+            .iter()
+            .filter_map(|rule| {
+                let place = match &rule.place {
+                    Place::AnyKey(key) => JsonPath::AnyKey(key.clone()),
+                    Place::In(part, steps) if *part == document.part() && !steps.is_empty() => {
                         JsonPath::Steps(json_steps(steps))
                     }
-                    (FieldPath::Context(_) | FieldPath::Column(_) | FieldPath::Label(_), _) => {
-                        return None;
-                    }
+                    Place::In(..) | Place::Column(_) => return None,
                 };
-                Some((place, self.mask(rule, &path.to_string())?))
+                Some((place, self.mask(rule.rule, &rule.scope)?))
             })
             .collect();
         (!paths.is_empty()).then(|| JsonMask::new(paths))
@@ -296,21 +345,21 @@ struct LabelMask {
 
 impl Labels {
     /// The rules that reach labels.
-    pub(super) fn of<'p>(
-        secrets: &Secrets,
-        rules: impl Iterator<Item = (&'p FieldPath, MaskRule)>,
-    ) -> Self {
-        let masks = rules.filter_map(|(path, rule)| {
-            let (key, any_case) = match path {
-                FieldPath::Label(key) => (key, false),
-                FieldPath::AnyKey(key) => (key, true),
-                FieldPath::Column(_) | FieldPath::Context(_) => return None,
+    pub(super) fn of(secrets: &Secrets, rules: &[Rule]) -> Self {
+        let masks = rules.iter().filter_map(|rule| {
+            let (key, any_case) = match &rule.place {
+                Place::In(Part::Labels, steps) => match steps.as_slice() {
+                    [Step::Key(key)] => (key, false),
+                    _ => return None,
+                },
+                Place::AnyKey(key) => (key, true),
+                Place::In(..) | Place::Column(_) => return None,
             };
             Some(LabelMask {
                 key: key.clone(),
                 any_case,
-                rule,
-                mask: secrets.mask(rule, &path.to_string())?,
+                rule: rule.rule,
+                mask: secrets.mask(rule.rule, &rule.scope)?,
             })
         });
         Self(masks.collect())
@@ -335,6 +384,7 @@ impl Labels {
         &self,
         labels: &ArrayRef,
         cut: &CutColumns<'_>,
+        upcast: Option<&UpcastRows>,
     ) -> Result<ArrayRef, ArrowError> {
         let map = labels.as_map_opt().ok_or_else(unfit)?;
         let (keys, values) = (text(map.keys())?, text(map.values())?);
@@ -342,6 +392,13 @@ impl Labels {
         let offsets = map.value_offsets();
         let entry_of = |row: usize| offsets.get(row).map_or(0, |offset| *offset as usize);
         for row in 0..map.len() {
+            if let Some(record) = upcast.and_then(|rows| rows.get(row)) {
+                let entries = evolving::label_entries(record);
+                let is_there = entries.is_some();
+                self.write(entries.unwrap_or_default(), &mut masked);
+                masked.append(is_there)?;
+                continue;
+            }
             let mut entries = BTreeMap::new();
             if map.is_valid(row) {
                 for entry in entry_of(row)..entry_of(row + 1) {
@@ -353,17 +410,25 @@ impl Labels {
             }
             restore_labels(&mut entries, cut.of(row)?);
             let is_there = map.is_valid(row) || !entries.is_empty();
-            for (key, value) in entries {
-                let shown = match self.mask_of(&key) {
-                    Some(mask) => value.and_then(|value| mask.apply_str(&value)),
-                    None => value,
-                };
-                masked.keys().append_value(key);
-                masked.values().append_option(shown);
-            }
+            self.write(entries, &mut masked);
             masked.append(is_there)?;
         }
         Ok(Arc::new(masked.finish()))
+    }
+
+    fn write(
+        &self,
+        entries: BTreeMap<String, Option<String>>,
+        masked: &mut MapBuilder<StringBuilder, StringBuilder>,
+    ) {
+        for (key, value) in entries {
+            let shown = match self.mask_of(&key) {
+                Some(mask) => value.and_then(|value| mask.apply_str(&value)),
+                None => value,
+            };
+            masked.keys().append_value(key);
+            masked.values().append_option(shown);
+        }
     }
 }
 
@@ -391,10 +456,10 @@ fn map_builder(
     )
 }
 
-fn text(array: &ArrayRef) -> Result<&StringArray, ArrowError> {
+pub(super) fn text(array: &ArrayRef) -> Result<&StringArray, ArrowError> {
     array.as_string_opt::<i32>().ok_or_else(unfit)
 }
 
-fn unfit() -> ArrowError {
+pub(super) fn unfit() -> ArrowError {
     ArrowError::SchemaError("a column that is not of its declared type".to_owned())
 }

@@ -15,6 +15,7 @@ mod answers;
 mod bounded;
 mod columns;
 mod error;
+mod evolving;
 mod explain;
 mod fields;
 mod functions;
@@ -34,6 +35,7 @@ mod queries;
 #[cfg(test)]
 mod refusals;
 mod relations;
+mod rules;
 mod run;
 mod sanitize;
 mod session;
@@ -48,6 +50,8 @@ mod tables;
 mod tenant_names;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod upcasts;
 mod verify_logical;
 mod verify_physical;
 mod viewer;

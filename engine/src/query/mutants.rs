@@ -106,7 +106,7 @@ async fn a_table_of_another_decision_is_refused() {
     let mut other = caller.viewer.decision().as_ref().clone();
     other.id = [8; 32];
     let other = Caller {
-        viewer: Arc::new(Viewer::new(Arc::new(other), None, None)),
+        viewer: Arc::new(Viewer::new(Arc::new(other), None, None, None)),
         ..self::caller()
     };
     let foreign = guarded(&other).await;
@@ -135,7 +135,7 @@ async fn a_plan_kept_for_another_decision_does_not_run() {
     let mut other = caller.viewer.decision().as_ref().clone();
     other.id = [8; 32];
     let other = Caller {
-        viewer: Arc::new(Viewer::new(Arc::new(other), None, None)),
+        viewer: Arc::new(Viewer::new(Arc::new(other), None, None, None)),
         ..caller
     };
     // The context is exchanged as well, so that only the scan can notice.

@@ -9,6 +9,7 @@ use catalog::clock::Clock;
 use catalog::guard::{Decision, Permit, Read};
 use catalog::keys::{KeyError, SecretKey, TenantSecret};
 use catalog::policy::MaskRule;
+use catalog::schema::{self, Schemas};
 use datafusion::common::ParamValues;
 use datafusion::physical_plan::ExecutionPlan;
 
@@ -20,11 +21,13 @@ use super::source::{Layout, RawScan, RecordSource, Sources};
 use super::table_name::{AUDIT, TableName};
 use super::tables::SessionTables;
 use super::viewer::Viewer;
+use crate::record::evolve::Evolution;
 use crate::table::{self, ScanRequest, Table, TableKind, TableState, Tables};
 
 /// Queries over the tables of a process.
 pub struct Queries {
     tables: Arc<Tables>,
+    schemas: Arc<Schemas>,
     clock: Arc<dyn Clock>,
     limits: Limits,
 }
@@ -44,9 +47,15 @@ pub struct VisibleTable {
 
 impl Queries {
     /// Queries within these limits.
-    pub fn new(tables: Arc<Tables>, clock: Arc<dyn Clock>, limits: Limits) -> Self {
+    pub fn new(
+        tables: Arc<Tables>,
+        schemas: Arc<Schemas>,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+    ) -> Self {
         Self {
             tables,
+            schemas,
             clock,
             limits,
         }
@@ -112,7 +121,14 @@ impl Queries {
     async fn session(&self, decision: &Arc<Decision>) -> Result<SessionTables, Error> {
         let hash = self.secret(decision, MaskRule::Hash, TenantSecret::Hash);
         let token = self.secret(decision, MaskRule::Token, TenantSecret::Token);
-        let viewer = Viewer::new(Arc::clone(decision), hash.await?, token.await?);
+        let schemas = self.schemas.of(decision).await.map_err(schema_error)?;
+        let evolution = Evolution::of(&schemas);
+        let viewer = Viewer::new(
+            Arc::clone(decision),
+            hash.await?,
+            token.await?,
+            evolution.as_ref(),
+        );
         let sources = StoredTables {
             tables: Arc::clone(&self.tables),
             decision: Arc::clone(decision),
@@ -144,6 +160,17 @@ impl fmt::Debug for Queries {
         f.debug_struct("Queries")
             .field("limits", &self.limits)
             .finish_non_exhaustive()
+    }
+}
+
+fn schema_error(error: schema::Error) -> Error {
+    tracing::warn!(
+        error = &error as &dyn std::error::Error,
+        "the schemas of a tenant cannot be had"
+    );
+    match error {
+        schema::Error::Keys(_) => Error::KeyUnavailable,
+        _ => Error::Unavailable,
     }
 }
 

@@ -33,6 +33,7 @@ use super::table_name::TableName;
 use super::tables::SessionTables;
 use super::viewer::Viewer;
 use crate::record::batch;
+use crate::record::evolve::Evolution;
 use crate::record::stored::{Promoted, StoredRecord};
 use crate::record::testing::bare;
 
@@ -119,7 +120,7 @@ impl Caller {
     pub(super) fn under(world: World, role: Role, policy: &str) -> Self {
         let read = Arc::default();
         Self {
-            viewer: Arc::new(viewer(role, policy)),
+            viewer: Arc::new(viewer(role, policy, None)),
             sources: Arc::new(Memory {
                 batch: records(world),
                 layout: Layout::Mixed,
@@ -134,6 +135,44 @@ impl Caller {
             },
             clock: Arc::new(ManualClock::new(at(1_000_000))),
         }
+    }
+
+    /// A caller under another policy, whose tenant has upcasters, over these rows.
+    pub(super) fn upcasting(
+        role: Role,
+        policy: &str,
+        evolution: &Evolution,
+        batch: RecordBatch,
+    ) -> Self {
+        let caller = Self::under(ONE, role, policy);
+        Self {
+            viewer: Arc::new(viewer(role, policy, Some(evolution))),
+            sources: Arc::new(Memory {
+                batch,
+                layout: Layout::Mixed,
+                read: Arc::clone(&caller.read),
+            }),
+            ..caller
+        }
+    }
+
+    /// The caller of the leak tests, all of whose rows are old: upcasters take what is masked, what is not and what was
+    /// cut out to other places.
+    pub(super) fn evolved(world: World, role: Role) -> Self {
+        let steps = serde_json::json!([
+            { "op": "rename", "path": "/context/secret", "to": "covert" },
+            { "op": "move", "from": "/context/user/email", "to": "/context/contact/mail" },
+            { "op": "move", "from": "/context/user/phone", "to": "/labels/phone" },
+            { "op": "move", "from": "/context/attempt", "to": "/extras/attempt" },
+            { "op": "move", "from": "/context/ticket", "to": "/context/order/ticket" },
+            { "op": "move", "from": "/labels/team", "to": "/context/team" },
+            { "op": "rename", "path": "/labels/owner", "to": "holder" },
+            { "op": "rename", "path": "/labels/EMAIL", "to": "post" },
+            { "op": "default", "path": "/context/currency", "value": "USD" },
+            { "op": "split", "path": "/context/covert", "separator": "-", "to": ["/context/s1", "/context/s2"] },
+            { "op": "cast", "path": "/context/contact/mail", "to": "number" },
+        ]);
+        Self::upcasting(role, POLICY, &evolution(steps), records(world))
     }
 
     /// The same caller over a table that holds the rows of its tenant only, as it promises.
@@ -280,9 +319,24 @@ fn durable() -> EvidenceReceipt {
 }
 
 /// The caller of a role: the profile of that name.
-fn viewer(role: Role, policy: &str) -> Viewer {
+fn viewer(role: Role, policy: &str, evolution: Option<&Evolution>) -> Viewer {
     let secret = |byte| Some(Arc::new(SecretKey::new([byte; 32])));
-    Viewer::new(Arc::new(decision(role, policy)), secret(1), secret(2))
+    Viewer::new(
+        Arc::new(decision(role, policy)),
+        secret(1),
+        secret(2),
+        evolution,
+    )
+}
+
+/// The upcaster from 1.0 to 2.0 with these steps, of the stream that all rows are in.
+pub(super) fn evolution(steps: serde_json::Value) -> Evolution {
+    let known = |version: &str| serde_json::json!({ "version": version, "registeredAt": "2026-01-01T00:00:00Z", "digest": "", "document": 1 });
+    let mut newest = known("2.0");
+    newest["upcaster"] = serde_json::json!({ "from": "1.0", "to": "2.0", "steps": steps });
+    let stream = serde_json::json!({ "required": "backward", "versions": [known("1.0"), newest] });
+    let schemas = serde_json::json!({ "streams": { "audit.default": stream } });
+    Evolution::of(&serde_json::from_value(schemas).unwrap()).unwrap()
 }
 
 fn decision(role: Role, policy: &str) -> Decision {
@@ -410,7 +464,7 @@ fn foreign_row(number: i64, copy: usize, secret: &str) -> StoredRecord {
     row
 }
 
-fn row(tenant: &str, number: i64) -> StoredRecord {
+pub(super) fn row(tenant: &str, number: i64) -> StoredRecord {
     StoredRecord {
         tenant_id: TenantId::parse(tenant).unwrap(),
         record_id: RecordId::parse(&format!("01KDVDN0000000000000{number:06}")).unwrap(),
@@ -423,7 +477,7 @@ fn row(tenant: &str, number: i64) -> StoredRecord {
     }
 }
 
-fn promoted(column: &str, pointer: &str, value: String) -> Promoted {
+pub(super) fn promoted(column: &str, pointer: &str, value: String) -> Promoted {
     Promoted {
         column: column.to_owned(),
         pointer: pointer.to_owned(),

@@ -9,12 +9,16 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
 use catalog::guard::Decision;
 use catalog::keys::SecretKey;
-use catalog::policy::{FieldPath, MaskRule, QueryMode};
+use catalog::policy::{MaskRule, QueryMode};
+use catalog::schema::Part;
 use udfs::Mask;
 
+use super::evolving::{Upcasts, keys_of};
 use super::fields::Field;
 use super::masking::{ColumnMask, Cut, Document, Labels, Secrets, active};
+use super::rules::{Place, Rule, followed, tells_nothing};
 use super::table_name::TableName;
+use crate::record::evolve::Evolution;
 use crate::record::restore::pointer_of;
 use crate::record::schema::{self, Visibility};
 
@@ -34,7 +38,18 @@ pub(crate) struct Viewer {
     secrets: Secrets,
     /// What the profile says, and what it says of promoted columns said of the places they were cut out of: a rule that
     /// names the column must hold for the value wherever it stands.
-    rules: Vec<(FieldPath, MaskRule)>,
+    rules: Vec<Rule>,
+    /// What happens to old records, if anything does.
+    evolving: Option<Evolving>,
+}
+
+/// The upcasters of the tenant, as far as this caller may have them applied.
+struct Evolving {
+    evolution: Evolution,
+    /// The rules, and what follows from them along the steps.
+    rules: Vec<Rule>,
+    /// Every step, applied or not: the places it names are not what is stored there.
+    touched: Vec<catalog::schema::Pointer>,
 }
 
 /// A column of a table as one caller sees it.
@@ -53,6 +68,8 @@ pub(crate) struct View {
     pub(crate) schema: SchemaRef,
     /// The same columns: where they are stored and how they are masked.
     pub(crate) columns: Vec<VisibleColumn>,
+    /// What old rows go through before they are masked.
+    pub(crate) upcasts: Option<Arc<Upcasts>>,
 }
 
 impl Viewer {
@@ -61,16 +78,18 @@ impl Viewer {
         decision: Arc<Decision>,
         hash: Option<Arc<SecretKey>>,
         token: Option<Arc<SecretKey>>,
+        evolution: Option<&Evolution>,
     ) -> Self {
         let bundle = &decision.policy.bundle;
         let profile = &decision.profile;
-        let said = active(profile).map(|(path, rule)| (path.clone(), rule));
+        let said = active(profile).map(|(path, rule)| Rule::of(path, rule));
         let of_promoted = bundle.promoted().filter_map(|(column, path)| {
             let rule = bundle.mask_for_column(profile, column.as_str());
-            (rule != MaskRule::Clear).then(|| (path.clone(), rule))
+            (rule != MaskRule::Clear).then(|| Rule::of(path, rule))
         });
-        let rules = said.chain(of_promoted).collect();
+        let rules: Vec<Rule> = said.chain(of_promoted).collect();
         Self {
+            evolving: evolution.map(|evolution| Evolving::new(evolution, &rules)),
             decision,
             secrets: Secrets { hash, token },
             rules,
@@ -103,14 +122,18 @@ impl Viewer {
     }
 
     /// What this caller sees of a table with these stored columns.
-    pub(crate) fn view(&self, stored: &Schema) -> View {
+    pub(crate) fn view(&self, table: TableName, stored: &Schema) -> View {
+        let evolving = self
+            .evolving
+            .as_ref()
+            .filter(|_| table == TableName::Records);
         let mut fields = Vec::new();
         let mut columns = Vec::new();
         for (index, field) in stored.fields().iter().enumerate() {
             if !self.has_column(field.name()) {
                 continue;
             }
-            let mask = self.mask(field, stored);
+            let mask = self.mask(field, stored, evolving);
             let nullable = field.is_nullable() || !mask.is_clear();
             // Metadata of a field is the engine's own: it stays behind.
             fields.push(ArrowField::new(
@@ -126,6 +149,11 @@ impl Viewer {
         View {
             schema: Arc::new(Schema::new(fields)),
             columns,
+            upcasts: evolving.and_then(|evolving| {
+                let cut = self.cut(stored, "/");
+                let upcasts = Upcasts::new(evolving.evolution.clone(), stored, cut);
+                upcasts.map(Arc::new)
+            }),
         }
     }
 
@@ -169,31 +197,43 @@ impl Viewer {
         promoted.any(|(column, _)| column.as_str() == name)
     }
 
-    fn mask(&self, field: &ArrowField, stored: &Schema) -> ColumnMask {
+    fn mask(&self, field: &ArrowField, stored: &Schema, evolving: Option<&Evolving>) -> ColumnMask {
         let name = field.name().as_str();
-        let rule = self
-            .decision
-            .policy
-            .bundle
-            .mask_for_column(&self.decision.profile, name);
+        let bundle = &self.decision.policy.bundle;
+        let mut rule = bundle.mask_for_column(&self.decision.profile, name);
+        let rules = evolving.map_or(&self.rules, |evolving| &evolving.rules);
+        if let Some(evolving) = evolving {
+            rule = rule.stricter(evolving.rule_for_part(name));
+            let mut promoted = bundle.promoted();
+            let place = promoted.find(|(column, _)| column.as_str() == name);
+            let place = place.map(|(_, path)| Place::of(path));
+            if let Some(place) = place.filter(|place| evolving.touches(place)) {
+                rule = rule.stricter(evolving.rule_for(&place));
+                let mask = self.secrets.mask(rule, name);
+                return ColumnMask::Promoted { place, mask };
+            }
+        }
         if let Some(mask) = self.secrets.mask(rule, name) {
             return ColumnMask::Whole(mask);
         }
-        let rules = || self.rules.iter().map(|(path, rule)| (path, *rule));
+        let evolves = evolving.is_some();
         match (name, field.data_type()) {
             (LABELS, DataType::Map(..)) => ColumnMask::Labels {
                 cut: self.cut(stored, "/labels/"),
-                masks: Labels::of(&self.secrets, rules()),
+                masks: Labels::of(&self.secrets, rules),
+                evolves,
             },
             (CONTEXT, _) => ColumnMask::Document {
                 document: Document::Context,
                 cut: self.cut(stored, "/context/"),
-                mask: self.secrets.json(Document::Context, rules()),
+                mask: self.secrets.json(Document::Context, rules),
+                evolves,
             },
             (EXTRAS, _) => ColumnMask::Document {
                 document: Document::Extras,
                 cut: self.cut(stored, "/extras/"),
-                mask: self.secrets.json(Document::Extras, rules()),
+                mask: self.secrets.json(Document::Extras, rules),
+                evolves,
             },
             // What is in a quarantined record is whatever was refused: no rule can be trusted to find its field there.
             (PAYLOAD, _) if !self.rules.is_empty() => ColumnMask::Whole(Mask::Redact),
@@ -216,6 +256,61 @@ impl Viewer {
             sealed_fields: stored.index_of(SEALED_FIELDS).ok(),
             promoted: promoted.collect(),
         }
+    }
+}
+
+impl Evolving {
+    fn new(evolution: &Evolution, rules: &[Rule]) -> Self {
+        let rules = followed(rules, evolution.chains());
+        let steps = evolution.chains().flatten();
+        let touched = steps.flat_map(|step| {
+            let targets = step.targets();
+            step.source().cloned().into_iter().chain(targets)
+        });
+        let touched = touched.collect();
+        let mut evolution = evolution.clone();
+        evolution.retain(|step| tells_nothing(step, &rules));
+        Self {
+            evolution,
+            rules,
+            touched,
+        }
+    }
+
+    /// Whether a step can reach what stands at a place, or the place is in what it reaches.
+    fn touches(&self, place: &Place) -> bool {
+        self.touched.iter().any(|at| place.overlaps(at))
+    }
+
+    /// What the rules do to the value of one place. Where they mask only something in it, all of it goes.
+    fn rule_for(&self, place: &Place) -> MaskRule {
+        let Place::In(part, steps) = place else {
+            return MaskRule::Redact;
+        };
+        let Some(keys) = keys_of(steps) else {
+            return MaskRule::Redact;
+        };
+        self.rules.iter().fold(MaskRule::Clear, |strictest, own| {
+            if own.covers(*part, &keys) {
+                strictest.stricter(own.rule)
+            } else if matches!(own.place, Place::In(..)) && own.reaches_into(*part, &keys) {
+                strictest.stricter(own.rule).stricter(MaskRule::Redact)
+            } else {
+                strictest
+            }
+        })
+    }
+
+    /// What the rules do to a whole column of this name.
+    fn rule_for_part(&self, name: &str) -> MaskRule {
+        let part = Part::ALL.into_iter().find(|part| part.as_str() == name);
+        let whole = self.rules.iter().filter(|own| match &own.place {
+            Place::In(of, steps) => steps.is_empty() && Some(*of) == part,
+            Place::Column(_) | Place::AnyKey(_) => false,
+        });
+        whole.fold(MaskRule::Clear, |strictest, own| {
+            strictest.stricter(own.rule)
+        })
     }
 }
 

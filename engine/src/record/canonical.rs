@@ -81,7 +81,7 @@ pub fn release_digest(entry: RecordId, key: &SecretKey) -> String {
 }
 
 /// The text of the normal form.
-fn normal_form(record: &AuditRecord) -> Result<String, NoCanonicalForm> {
+pub(crate) fn normal_form(record: &AuditRecord) -> Result<String, NoCanonicalForm> {
     let created_at = record.created_at.to_string();
     let schema_version = record.schema_version.to_string();
     let mut form = BTreeMap::from([

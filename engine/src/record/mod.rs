@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bytes  --json-->  Value  --parse-->  AuditRecord  --redact-->  StoredRecord  --batch-->  RecordBatch
-//! RecordBatch  --columns-->  /           \--canonical--> payload hash  |  ^  <--rows--     --restore--> the reader's
+//! RecordBatch  --columns-->  /           \--canonical--> payload hash  |  ^  <--rows--     --restore, evolve--> the reader's
 //!                                                                 frame (the write-ahead log)
 //! ```
 //! Invariant: everything here is pure. No I/O, no clock of its own, no DataFusion, no deltalake.
@@ -11,6 +11,7 @@ pub mod batch;
 pub mod canonical;
 mod change;
 pub mod columns;
+pub mod evolve;
 mod fields;
 pub mod frame;
 mod jcs;

@@ -14,10 +14,10 @@
 //! | `correlation.spanId`, `purpose` | text | 128, 1024 |
 //! | `context` | object | |
 //! | `labels` | object of texts | 64 labels, key 128, value 1024 |
-//! | `schemaVersion` | `1.<minor>`, `1.0` if absent | |
+//! | `schemaVersion` | `<major>.<minor>`, `1.0` if absent | |
 //!
-//! Null is absent. In schema 1.0 other top-level fields are refused; newer minor versions may have them, and they are
-//! kept in `extras`. `resource`, `actor` and `correlation` are open in every version: what else they hold is kept in
+//! Null is absent. In schema 1.0 other top-level fields are refused; other versions may have them, and they are
+//! kept in `extras`. Which versions a stream takes is said where its schemas are. `resource`, `actor` and `correlation` are open in every version: what else they hold is kept in
 //! `extras` under their name. Nothing is dropped.
 //!
 //! The tenant in a record is a claim like any other: whoever takes the record compares it with the caller's.
@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use catalog::clock::Timestamp;
 use catalog::ids::TenantId;
+use catalog::schema::SchemaVersion;
 use serde_json::{Map, Value};
 
 use super::fields::{Faults, Object, is_longer};
@@ -57,11 +58,6 @@ pub const LABEL_KEY_MAX: usize = 128;
 pub const LABEL_VALUE_MAX: usize = 1024;
 /// How far ahead of the server's clock a record may say it was created.
 pub const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// The major version of the record schema that this server reads.
-const SCHEMA_MAJOR: u16 = 1;
-/// The newest minor version, all of whose fields it knows.
-const SCHEMA_MINOR: u16 = 0;
 
 /// What the sender of a record said, checked and in normal form.
 #[derive(Clone, PartialEq)]
@@ -103,15 +99,6 @@ pub struct Party {
     pub id: String,
 }
 
-/// `major.minor` of the record schema.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SchemaVersion {
-    /// Changes when old readers cannot read new records.
-    pub major: u16,
-    /// Changes when fields are added.
-    pub minor: u16,
-}
-
 /// What a record is checked against, besides itself.
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
@@ -149,32 +136,6 @@ pub fn parse(bytes: &[u8], terms: &Terms<'_>) -> Result<AuditRecord, Refusal> {
             "",
             "a record is a JSON object",
         )])),
-    }
-}
-
-impl SchemaVersion {
-    /// The version of records that do not say.
-    pub const DEFAULT: Self = Self { major: 1, minor: 0 };
-
-    /// Reads `major.minor`, each of one to four digits without leading zeros.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (major, minor) = text.split_once('.')?;
-        let number = |digits: &str| {
-            let plain =
-                matches!(digits.len(), 1..=4) && digits.bytes().all(|byte| byte.is_ascii_digit());
-            let plain = plain && (digits == "0" || !digits.starts_with('0'));
-            plain.then(|| digits.parse().ok()).flatten()
-        };
-        Some(Self {
-            major: number(major)?,
-            minor: number(minor)?,
-        })
-    }
-}
-
-impl fmt::Display for SchemaVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
     }
 }
 
@@ -302,11 +263,7 @@ fn schema_version(top: &mut Object, faults: &mut Faults) -> Option<SchemaVersion
         return Some(SchemaVersion::DEFAULT);
     };
     match SchemaVersion::parse(&text) {
-        Some(version) if version.major == SCHEMA_MAJOR => Some(version),
-        Some(_) => {
-            faults.add("/schemaVersion", "this server reads records of schema 1");
-            None
-        }
+        Some(version) => Some(version),
         None => {
             faults.add("/schemaVersion", "must be major.minor, such as 1.0");
             None
@@ -466,7 +423,7 @@ fn unknown_fields(
     faults: &mut Faults,
 ) {
     for (key, value) in top.members {
-        if version.is_some_and(|version| version.minor == SCHEMA_MINOR) {
+        if version == Some(SchemaVersion::DEFAULT) {
             let mut pointer = String::new();
             push_key(&mut pointer, &key);
             faults.add(pointer, "is not a field of a record in schema 1.0");
@@ -732,7 +689,7 @@ mod tests {
             SchemaVersion { major: 1, minor: 2 }
         );
         for version in [
-            "2.0", "0.9", "1", "1.", "1.00", "01.0", "1.0.0", "v1.0", "1.99999", "1.-1", "",
+            "1", "1.", "1.00", "01.0", "1.0.0", "v1.0", "1.99999", "1.-1", "",
         ] {
             record["schemaVersion"] = version.into();
             assert_eq!(faults(&record), ["/schemaVersion"], "{version}");

@@ -83,6 +83,25 @@ pub fn pointer_of(path: &FieldPath) -> Option<String> {
     }
 }
 
+/// The record of these documents and labels with everything that was cut out of it back in its place.
+pub fn put_cut<'a>(
+    mut parts: Map<String, Value>,
+    held: impl IntoIterator<Item = (&'a str, Held<'a>)>,
+) -> Value {
+    // In the order of the pointers a container comes before what it contains.
+    let held: BTreeMap<_, _> = held.into_iter().collect();
+    if held.keys().any(|pointer| pointer.starts_with("/labels/")) {
+        parts
+            .entry("labels")
+            .or_insert_with(|| Value::Object(Map::new()));
+    }
+    let mut record = Value::Object(parts);
+    for (pointer, held) in held {
+        put_back(&mut record, pointer, held.value());
+    }
+    record
+}
+
 /// Sets the value at a pointer whose parent is there; says whether it was.
 pub(crate) fn put_back(root: &mut Value, pointer: &str, value: Value) -> bool {
     let Some((parent, last)) = pointer.rsplit_once('/') else {

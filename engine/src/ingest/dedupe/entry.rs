@@ -93,6 +93,7 @@ pub(super) fn decode(tenant: &TenantId, value: &[u8]) -> Option<Known> {
                 number: u64::from_le_bytes(*policy),
             },
             stream: StreamName::parse(std::str::from_utf8(stream).ok()?).ok()?,
+            schema_version: None,
             leaf_index: i64::from_le_bytes(*leaf_index),
             segment_id: (!segment.is_empty()).then(|| segment.into()),
             duplicate: true,
@@ -153,6 +154,7 @@ impl<'rows> Columns<'rows> {
                 record_id: RecordId::parse(self.ids.value(row)).ok()?,
                 policy_version,
                 stream: StreamName::parse(self.streams.value(row)).ok()?,
+                schema_version: None,
                 leaf_index: self.leaves.value(row),
                 segment_id: self
                     .segments
@@ -177,6 +179,7 @@ mod tests {
                 record_id: RecordId::from_bytes([9; 16]),
                 policy_version: PolicyVersion::parse("tenant:acme@12").unwrap(),
                 stream: StreamName::parse(stream).unwrap(),
+                schema_version: None,
                 leaf_index: 1 << 40,
                 segment_id: segment_id.map(Into::into),
                 duplicate: true,

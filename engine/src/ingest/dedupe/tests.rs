@@ -32,6 +32,7 @@ fn known(number: u8) -> Known {
             record_id: RecordId::from_bytes([number; 16]),
             policy_version: PolicyVersion::parse("tenant:acme@3").unwrap(),
             stream: StreamName::audit_default(),
+            schema_version: None,
             leaf_index: i64::from(number),
             segment_id: (number % 2 == 1).then(|| format!("seg-{number}").into()),
             duplicate: true,
