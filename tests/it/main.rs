@@ -13,6 +13,7 @@ mod log;
 mod nodes;
 mod quarantine;
 mod redaction;
+mod schemas;
 mod stores;
 mod tamper;
 mod tidy;

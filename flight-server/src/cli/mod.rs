@@ -9,6 +9,7 @@ mod operator;
 mod policy;
 mod quarantine;
 mod repair;
+mod schema;
 pub mod serve;
 mod sql;
 mod tenant;
@@ -56,6 +57,11 @@ enum Verb {
     /// Put right what a lost disk or a copied folder left behind
     #[command(after_help = "Example:\n  trailhouse repair dedup")]
     Repair(repair::Arguments),
+    /// Register the schemas of a tenant's streams, and check what a change would break
+    #[command(
+        after_help = "Example:\n  trailhouse schema check audit.default order.json --tenant acme\n  trailhouse schema list --tenant acme"
+    )]
+    Schema(schema::Arguments),
     /// Send records from files
     #[command(
         after_help = "Example:\n  trailhouse ingest --tenant acme --format cloudtrail logs/ more.json.gz"
@@ -128,6 +134,7 @@ impl Cli {
             Verb::Tenant(arguments) => tenant::run(config?, arguments).await,
             Verb::Policy(arguments) => policy::run(config?, arguments).await,
             Verb::Repair(arguments) => repair::run(config?, arguments).await,
+            Verb::Schema(arguments) => schema::run(config?, arguments).await,
             Verb::Ingest(arguments) => ingest::run(config?, &arguments).await,
             Verb::Bench(arguments) => bench::run(config?, &arguments).await,
             Verb::Quarantine(arguments) => quarantine::run(config?, &arguments).await,

@@ -7,7 +7,7 @@ use catalog::context::{IngressHeaders, Role, TenantContext};
 use catalog::guard::{Denial, Operation, Permit, Request};
 use catalog::ids::{IdError, TenantId};
 use catalog::node::NodeError;
-use catalog::{policy, tenant};
+use catalog::{policy, schema, tenant};
 use engine::ingest::dedupe;
 use engine::wal;
 
@@ -69,6 +69,15 @@ pub enum Error {
     /// A policy.
     #[error("the policy says no")]
     Policy(#[from] policy::Error),
+    /// A schema, with every reason against it.
+    #[error("the schema is refused:\n  {}", .0.join("\n  "))]
+    SchemaRefused(Vec<String>),
+    /// The schemas.
+    #[error("the schemas say no")]
+    Schema(#[from] schema::Error),
+    /// A file that holds no upcaster.
+    #[error("that is no upcaster")]
+    Upcaster(#[source] serde_json::Error),
 }
 
 /// A token request for an operator.
@@ -141,5 +150,16 @@ impl Operator {
             .map_err(Error::Denied)?;
         permit.evidence_durable().await.map_err(Error::Denied)?;
         Ok(permit)
+    }
+
+    /// Records what came of a permit.
+    pub(super) async fn note<Op: Operation>(
+        &self,
+        permit: &Permit<Op>,
+        act: &'static str,
+        basis: String,
+    ) -> Result<(), Error> {
+        let noted = self.service.gate.note(permit, act, vec![basis]).await;
+        noted.map(drop).map_err(Error::Denied)
     }
 }

@@ -6,7 +6,8 @@
 
 use catalog::context::TenantContext;
 use catalog::guard::{Permit, Write};
-use catalog::ids::CorrelationId;
+use catalog::ids::{CorrelationId, StreamName};
+use catalog::schema::SchemaVersion;
 use engine::ingest::{IncomingRecord, Mode, Outcome};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -115,6 +116,15 @@ impl Results {
         self.push(line, Answer::Problem(Box::new(problem)), correlation);
     }
 
+    /// Which schemas the records that are stored are of.
+    pub(super) fn schemas(&self) -> impl Iterator<Item = (&StreamName, SchemaVersion)> {
+        let answers = self.results.iter().map(|result| &result.answer);
+        answers.filter_map(|answer| match answer {
+            LineAnswer::Stored(stored) => stored.schema(),
+            LineAnswer::Problem { .. } => None,
+        })
+    }
+
     fn push(&mut self, line: u64, answer: Answer, correlation: &CorrelationId) {
         let status = answer.status().as_u16();
         let answer = match answer {
@@ -150,7 +160,7 @@ impl Results {
 
 #[cfg(test)]
 mod tests {
-    use catalog::ids::{PolicyVersion, RecordId, StreamName, TenantId};
+    use catalog::ids::{PolicyVersion, RecordId, TenantId};
     use engine::ingest::Receipt;
 
     use super::*;
@@ -164,6 +174,7 @@ mod tests {
                 number: 1,
             },
             stream: StreamName::audit_default(),
+            schema_version: SchemaVersion::parse("1.0"),
             leaf_index: 7,
             segment_id: None,
             duplicate: true,
@@ -189,7 +200,7 @@ mod tests {
             json!({
                 "index": 0, "line": 2, "status": 200,
                 "recordId": "01KDVDN0000000000000000001", "tenantId": "acme", "policyVersion": "tenant:acme@1",
-                "stream": "audit.default", "segmentId": null, "leafIndex": 7, "duplicate": true, "integrity": null,
+                "stream": "audit.default", "segmentId": null, "schemaVersion": "1.0", "leafIndex": 7, "duplicate": true, "integrity": null,
             })
         );
         assert_eq!(

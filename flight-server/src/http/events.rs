@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use super::batch::Results;
 use super::receipt::Answer;
 use super::router::Listener;
-use super::{body, headers, records};
+use super::{body, headers, negotiation, records};
 use crate::cloudevents::{self, Mapped};
 use crate::intake::{self, CHUNK_BYTES, CHUNK_RECORDS};
 use crate::limits::Admitted;
@@ -76,7 +76,7 @@ async fn take_events(
     headers::check_uncompressed(&parts.headers)?;
     let media_type = headers::media_type(&parts.headers)?;
     let form = form(&media_type, &parts.headers)?;
-    let permit = records::allow(listener, context, parts).await?;
+    let (permit, schemas) = records::allow(listener, context, parts).await?;
     let limits = &listener.service.config.limits;
     let bytes_max = match form {
         Form::Batched => limits.batch_bytes_max,
@@ -87,7 +87,7 @@ async fn take_events(
     let event = match form {
         Form::Batched => {
             let results = take_batch(listener, context, &permit, &body).await?;
-            return Ok(Json(results).into_response());
+            return Ok(negotiation::told(&schemas, results.schemas(), &results));
         }
         Form::Structured => strict::parse(&body),
         Form::Binary => in_headers(&parts.headers, &media_type, &body),
@@ -105,7 +105,10 @@ async fn take_events(
         }
     };
     match Answer::of(outcome, context.tenant()) {
-        Answer::Stored(stored) => Ok(Json(stored).into_response()),
+        Answer::Stored(stored) => {
+            let schema = stored.schema().into_iter();
+            Ok(negotiation::told(&schemas, schema, &stored))
+        }
         Answer::Problem(problem) => Err(problem),
     }
 }

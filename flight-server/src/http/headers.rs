@@ -1,4 +1,4 @@
-//! What the headers of a write say beside who makes it: stream, key, schema version, media type.
+//! What the headers of a write say beside who makes it: stream, key, media type.
 
 use axum::http::Uri;
 use catalog::ids::StreamName;
@@ -6,10 +6,6 @@ use http::{HeaderMap, HeaderName, header};
 
 use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 use crate::problem::{Problem, Slug};
-
-/// The one schema this server speaks.
-const SCHEMA: &str = "audit-record";
-const SCHEMA_MAJOR: &str = "1";
 
 /// A header's value, if it is there once and is text.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
@@ -68,31 +64,6 @@ pub(super) fn stream(uri: &Uri, headers: &HeaderMap) -> Result<Option<StreamName
         named = Some(stream);
     }
     Ok(named)
-}
-
-/// Refuses an `Accept-Schema` that asks for anything but version 1 of the audit record.
-pub(super) fn check_schema(headers: &HeaderMap) -> Result<(), Problem> {
-    const ACCEPT_SCHEMA: HeaderName = HeaderName::from_static("accept-schema");
-    let Some(accepted) = single(headers, &ACCEPT_SCHEMA)? else {
-        return Ok(());
-    };
-    // A list, like Accept: one that we speak is enough.
-    if accepted.split(',').any(is_our_schema) {
-        return Ok(());
-    }
-    let detail = format!("this server speaks {SCHEMA};v={SCHEMA_MAJOR}");
-    Err(Problem::new(Slug::UnsupportedSchema, detail))
-}
-
-fn is_our_schema(accepted: &str) -> bool {
-    let mut parts = accepted.split(';').map(str::trim);
-    let name = parts.next().unwrap_or_default();
-    let name_fits = name.eq_ignore_ascii_case(SCHEMA) || name == "*";
-    let version_fits = parts
-        .filter_map(|parameter| parameter.split_once('='))
-        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("v"))
-        .all(|(_, version)| version.trim() == SCHEMA_MAJOR);
-    name_fits && version_fits
 }
 
 /// How a body is compressed.
@@ -225,28 +196,6 @@ mod tests {
         refused(named("/r?stream=a&stream=b", &[]), Slug::InvalidRecord);
         refused(named("/r?stream=", &[]), Slug::InvalidRecord);
         refused(named("/r?stream=../x", &[]), Slug::InvalidRecord);
-    }
-
-    #[test]
-    fn only_version_one_of_the_schema_is_spoken() {
-        for good in [
-            "audit-record;v=1",
-            "Audit-Record; v=1",
-            "audit-record",
-            "other;v=3, audit-record;v=1",
-        ] {
-            assert!(
-                check_schema(&headers(&[("accept-schema", good)])).is_ok(),
-                "{good}"
-            );
-        }
-        assert!(check_schema(&headers(&[])).is_ok());
-        for bad in ["audit-record;v=2", "other", "", "audit-record;v=1.0"] {
-            refused(
-                check_schema(&headers(&[("accept-schema", bad)])),
-                Slug::UnsupportedSchema,
-            );
-        }
     }
 
     #[test]

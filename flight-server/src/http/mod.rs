@@ -17,12 +17,14 @@ mod events;
 mod headers;
 mod health;
 mod lines;
+mod negotiation;
 mod problems;
 mod quarantine;
 mod receipt;
 mod records;
 mod room;
 mod router;
+mod schemas;
 
 pub use router::{admin, silo};
 

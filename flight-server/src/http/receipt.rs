@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use catalog::ids::{PolicyVersion, RecordId, StreamName, TenantId};
+use catalog::schema::SchemaVersion;
 use engine::ingest::{Outcome, Promise, Receipt};
 use http::StatusCode;
 use serde::{Serialize, Serializer};
@@ -54,6 +55,11 @@ impl Stored {
             tenant: tenant.clone(),
         }
     }
+
+    /// Which schema the record that was sent is of.
+    pub(super) fn schema(&self) -> Option<(&StreamName, SchemaVersion)> {
+        Some((&self.receipt.stream, self.receipt.schema_version?))
+    }
 }
 
 impl Serialize for Stored {
@@ -66,6 +72,7 @@ impl Serialize for Stored {
             policy_version: &'r PolicyVersion,
             stream: &'r StreamName,
             segment_id: Option<&'r str>,
+            schema_version: Option<SchemaVersion>,
             leaf_index: i64,
             duplicate: bool,
             integrity: Option<Integrity<'r>>,
@@ -77,6 +84,7 @@ impl Serialize for Stored {
             policy_version: &receipt.policy_version,
             stream: &receipt.stream,
             segment_id: receipt.segment_id.as_deref(),
+            schema_version: receipt.schema_version,
             leaf_index: receipt.leaf_index,
             duplicate: receipt.duplicate,
             integrity: receipt.promise.as_ref().map(Integrity),

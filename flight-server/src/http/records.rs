@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use catalog::context::TenantContext;
 use catalog::guard::{self, Permit, Write};
 use catalog::ids::StreamName;
+use catalog::schema::TenantSchemas;
 use engine::ingest::{IncomingRecord, Mode};
 
-use super::batch::Results;
 use super::body::Upload;
 use super::receipt::Answer;
 use super::router::Listener;
-use super::{batch, body, headers};
+use super::{batch, body, headers, negotiation};
 use crate::intake;
 use crate::limits::Admitted;
 use crate::problem::{Problem, Slug};
@@ -36,12 +36,9 @@ pub(super) async fn one(
 ) -> Response {
     let (parts, body) = request.into_parts();
     let context = &caller.context;
-    let answer = take_one(&listener, context, &parts, body).await;
-    match answer {
-        Ok(Answer::Stored(stored)) => Json(stored).into_response(),
-        Ok(Answer::Problem(problem)) | Err(problem) => {
-            problem.correlated(context.correlation()).into_response()
-        }
+    match take_one(&listener, context, &parts, body).await {
+        Ok(answer) => answer,
+        Err(problem) => problem.correlated(context.correlation()).into_response(),
     }
 }
 
@@ -54,7 +51,7 @@ pub(super) async fn many(
     let (parts, body) = request.into_parts();
     let context = &caller.context;
     match take_many(&listener, &caller, &parts, body).await {
-        Ok(answer) => Json(answer).into_response(),
+        Ok(answer) => answer,
         Err(problem) => problem.correlated(context.correlation()).into_response(),
     }
 }
@@ -64,10 +61,10 @@ async fn take_one(
     context: &TenantContext,
     parts: &Parts,
     body: Body,
-) -> Result<Answer, Box<Problem>> {
+) -> Result<Response, Box<Problem>> {
     headers::check_media_type(&parts.headers, JSON)?;
     headers::check_uncompressed(&parts.headers)?;
-    let permit = allow(listener, context, parts).await?;
+    let (permit, schemas) = allow(listener, context, parts).await?;
     let idempotency_key = headers::idempotency_key(&parts.headers)?;
     let bytes_max = listener.service.config.limits.record_bytes_max;
     let mut share = listener.room.share();
@@ -81,7 +78,13 @@ async fn take_one(
         .into_iter()
         .map(|outcome| Answer::of(outcome, context.tenant()));
     let unanswered = || Problem::new(Slug::Internal, "the record was not answered");
-    Ok(answers.next().ok_or_else(unanswered)?)
+    match answers.next().ok_or_else(unanswered)? {
+        Answer::Stored(stored) => {
+            let schema = stored.schema().into_iter();
+            Ok(negotiation::told(&schemas, schema, &stored))
+        }
+        Answer::Problem(problem) => Err(problem),
+    }
 }
 
 async fn take_many(
@@ -89,29 +92,32 @@ async fn take_many(
     caller: &Arc<Admitted>,
     parts: &Parts,
     body: Body,
-) -> Result<Results, Box<Problem>> {
+) -> Result<Response, Box<Problem>> {
     let context = &caller.context;
     headers::check_media_type(&parts.headers, NDJSON)?;
     let coding = headers::coding(&parts.headers)?;
-    let permit = allow(listener, context, parts).await?;
+    let (permit, schemas) = allow(listener, context, parts).await?;
     let limits = &listener.service.config.limits;
     let share = listener.room.share();
     let caller = Arc::clone(caller);
     let upload = Upload::new(&parts.headers, body, coding, limits, share, caller)?;
     let (results, stopped) = batch::take(listener, context, &permit, upload).await;
-    Ok(results.answer(stopped)?)
+    let results = results.answer(stopped)?;
+    Ok(negotiation::told(&schemas, results.schemas(), &results))
 }
 
-/// Everything that is decided before the body is read, whatever it is.
+/// Everything that is decided before the body is read, whatever it is, and what the tenant's records look like.
 pub(super) async fn allow(
     listener: &Listener,
     context: &TenantContext,
     parts: &Parts,
-) -> Result<Permit<Write>, Problem> {
-    headers::check_schema(&parts.headers)?;
+) -> Result<(Permit<Write>, Arc<TenantSchemas>), Problem> {
     let stream = headers::stream(&parts.uri, &parts.headers)?;
-    let request = guard::Request::at(listener.silo.clone())
-        .with_stream(stream.unwrap_or_else(StreamName::audit_default));
-    let gate = &listener.service.gate;
-    Ok(gate.authorize::<Write>(context, request).await?)
+    let stream = stream.unwrap_or_else(StreamName::audit_default);
+    let request = guard::Request::at(listener.silo.clone()).with_stream(stream.clone());
+    let service = &listener.service;
+    let permit = service.gate.authorize::<Write>(context, request).await?;
+    let schemas = service.schemas.of(permit.decision()).await?;
+    negotiation::check_schema(&parts.headers, &schemas.majors(&stream))?;
+    Ok((permit, schemas))
 }

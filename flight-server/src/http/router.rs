@@ -11,7 +11,7 @@ use catalog::ids::SiloId;
 use http::{HeaderMap, HeaderValue};
 
 use super::room::Room;
-use super::{admit, events, health, problems, quarantine, records};
+use super::{admit, events, health, problems, quarantine, records, schemas};
 use crate::observe::{CORRELATION_ID, Seen, observed};
 use crate::problem::{Problem, REQUEST_ID, Slug};
 use crate::service::Service;
@@ -67,6 +67,16 @@ pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
         .route("/v1/audit/records", writes(post(records::one)))
         .route("/v1/audit/records:batch", writes(post(records::many)))
         .route("/v1/audit/events", writes(post(events::take)))
+        .route(
+            "/v1/audit/schemas",
+            get(schemas::list).post(schemas::register),
+        )
+        .route("/v1/audit/schemas:check", post(schemas::check))
+        .route("/v1/audit/schemas/{stream}", get(schemas::stream))
+        .route(
+            "/v1/audit/schemas/{stream}/{version}",
+            get(schemas::version),
+        )
         .route("/problems/{slug}", get(problems::document))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
@@ -114,6 +124,7 @@ fn route(path: &str) -> &'static str {
         "/metrics" => "metrics",
         "/v1/audit/quarantine" => "quarantine",
         path if path.starts_with("/v1/audit/quarantine/") => "quarantine-entry",
+        path if path.starts_with("/v1/audit/schemas") => "schemas",
         path if path.starts_with("/problems/") => "problems",
         _ => "other",
     }

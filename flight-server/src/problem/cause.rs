@@ -1,6 +1,7 @@
 //! What went wrong below, as a problem: one exhaustive match for each kind of failure, and no other anywhere.
 
 use catalog::guard::Denial;
+use catalog::schema;
 use engine::ingest::{self, Outcome, QuarantineReason, Receipt, ReviewError};
 use engine::{query, table};
 use serde_json::json;
@@ -34,6 +35,27 @@ impl From<Denial> for Problem {
             Denial::Forbidden { needs } => problem.with("needs", needs),
             Denial::PolicyInvalid(reasons) => problem.with("reasons", reasons),
             _ => problem,
+        }
+    }
+}
+
+impl From<schema::Error> for Problem {
+    fn from(error: schema::Error) -> Self {
+        let detail = error.to_string();
+        match error {
+            schema::Error::Invalid(reasons) => {
+                Self::new(Slug::SchemaInvalid, detail).with("reasons", reasons)
+            }
+            schema::Error::Incompatible(reasons) => {
+                Self::new(Slug::SchemaIncompatible, detail).with("reasons", reasons)
+            }
+            other => {
+                tracing::warn!(
+                    error = &other as &dyn std::error::Error,
+                    "the schemas cannot be used"
+                );
+                Denial::from(&other).into()
+            }
         }
     }
 }

@@ -94,6 +94,7 @@ table! {
     Unavailable "unavailable" SERVICE_UNAVAILABLE Unavailable "Temporarily unavailable";
     EvidenceUnavailable "evidence-unavailable" SERVICE_UNAVAILABLE Unavailable "The evidence of this act cannot be recorded";
     PolicyInvalid "policy-invalid" UNPROCESSABLE_ENTITY FailedPrecondition "The policy bundle was refused";
+    SchemaInvalid "schema-invalid" UNPROCESSABLE_ENTITY FailedPrecondition "The schema was refused";
     SchemaIncompatible "schema-incompatible" CONFLICT FailedPrecondition "The schema change is not compatible";
     UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE InvalidArgument "The media type is not supported";
     PreconditionRequired "precondition-required" PRECONDITION_REQUIRED FailedPrecondition "The request must be conditional";
@@ -172,6 +173,7 @@ deadline-exceeded 504 DeadlineExceeded
 unavailable 503 Unavailable
 evidence-unavailable 503 Unavailable
 policy-invalid 422 FailedPrecondition
+schema-invalid 422 FailedPrecondition
 schema-incompatible 409 FailedPrecondition
 unsupported-media-type 415 InvalidArgument
 precondition-required 428 FailedPrecondition
