@@ -41,6 +41,8 @@ const COMPILED_MAX: usize = 256;
 pub(super) const RACES_MAX: usize = 8;
 /// Levels by which all upcasters of a stream together may make a record deeper.
 const DEEPENING_MAX: usize = 32;
+/// Steps of all upcasters of a stream together. What a record can grow by is what so many defaults and their keys hold.
+pub(super) const CHAIN_STEPS_MAX: usize = 512;
 
 /// A schema to be registered, or to be checked whether it could be.
 #[derive(Debug, Clone)]
@@ -292,6 +294,13 @@ impl Schemas {
                 .chain([upcaster])
                 .map(Upcaster::deepens_by)
                 .sum();
+            let chain = schemas.chain().chain([upcaster]);
+            let steps: usize = chain.map(|upcaster| upcaster.steps.len()).sum();
+            if steps > CHAIN_STEPS_MAX {
+                invalid.push(format!(
+                    "upcaster: all upcasters together have at most {CHAIN_STEPS_MAX} steps"
+                ));
+            }
             if deeper > DEEPENING_MAX {
                 invalid.push(format!(
                     "upcaster: all upcasters together may make a record {DEEPENING_MAX} levels deeper"
@@ -340,9 +349,10 @@ fn obstacles(
     let required = registration.required.unwrap_or(schemas.required);
     if !required.admits(comparison.compatibility) && !is_new_major {
         reasons.push(format!(
-            "the change is {}, and within a major version it must be {} compatible",
+            "the change is {}, and within a major version it must be {} compatible: make it so, or register {}.0 with an upcaster from {before}",
             comparison.compatibility.as_str(),
-            required.as_str()
+            required.as_str(),
+            before.major.saturating_add(1)
         ));
         let backward = required != Required::Forward && !comparison.backward.is_empty();
         let forward = required != Required::Backward && !comparison.forward.is_empty();

@@ -369,6 +369,35 @@ async fn streams_and_steps_that_cannot_be_are_refused() {
     }
 }
 
+#[tokio::test]
+async fn all_upcasters_of_a_stream_together_are_bounded() {
+    let world = World::new().await;
+    world.onboard("acme").await;
+    world
+        .register(&registration("1.0", &json!({})))
+        .await
+        .unwrap();
+    let step = json!({ "op": "default", "path": "/context/a", "value": "x" });
+    let steps = Value::Array(vec![step; upcaster::STEPS_MAX]);
+    let full = store::CHAIN_STEPS_MAX / upcaster::STEPS_MAX;
+    for minor in 0..=full {
+        let (from, to) = (format!("1.{minor}"), format!("1.{}", minor + 1));
+        let next = Registration {
+            upcaster: upcaster(&from, &to, steps.clone()),
+            ..registration(&to, &json!({}))
+        };
+        let outcome = world.register(&next).await;
+        if minor < full {
+            outcome.unwrap();
+        } else {
+            assert!(
+                matches!(&outcome, Err(Error::Invalid(reasons)) if reasons[0].contains("together")),
+                "{outcome:?}"
+            );
+        }
+    }
+}
+
 /// Schemas that refer to each other this often, this many levels deep.
 fn chain(levels: usize, each: usize) -> String {
     let mut defs = serde_json::Map::new();
