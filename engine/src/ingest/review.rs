@@ -278,7 +278,8 @@ impl Review {
     }
 
     /// Releases an entry: its record is stored as it was redacted when it was put aside. Doing so again gives the same
-    /// receipt.
+    /// receipt. The schema of its version is not asked again: the record met it before it was put aside, a version that is
+    /// registered never changes, and what is redacted is not what the schema describes.
     ///
     /// # Errors
     /// [`ReviewError::NotFound`], [`ReviewError::Decided`] when it was discarded, or when something is out of reach.

@@ -12,8 +12,9 @@
 //!
 //! What a rule does to a value is in `change`. Text that is JSON itself is text: rules do not look into it.
 //!
-//! A promoted column holds text; other values are there as their RFC 8785 text. Only a path that names one place (no
-//! `[*]`, no bare key) can fill a promoted column.
+//! A promoted column holds text; numbers and truth values are there as their RFC 8785 text. An object or array is sealed
+//! instead, where the masks for what lies in it find it. Only a path that names one place (no `[*]`, no bare key) can fill
+//! a promoted column.
 //!
 //! `leaf_layout` ([`super::layout`]) names what is committed apart from the rest of the record: first the columns that have
 //! a rule, in schema order, then what was cut out, in byte order of the pointers.
@@ -340,7 +341,9 @@ impl CutOut {
             .find_map(|rule| rule.promote.as_ref())
             .filter(is_free)
             .cloned();
-        let Some(column) = column else {
+        // As text an object would be out of reach of the masks for what lies in it, in its column and back in its place.
+        let is_scalar = !matches!(value, Value::Array(_) | Value::Object(_));
+        let Some(column) = column.filter(|_| is_scalar) else {
             self.sealed.insert(pointer, text(&value)?);
             return Ok(());
         };
@@ -861,6 +864,29 @@ mod tests {
             record(),
         );
         assert_eq!(stored.context.as_deref(), Some("{}"));
+    }
+
+    #[test]
+    fn an_object_and_an_array_are_sealed_and_never_promoted() {
+        let fields = [
+            ("context.user", WriteRule::Keep, Some("user")),
+            ("context.tags", WriteRule::Keep, Some("tags")),
+            ("context.open", WriteRule::Keep, Some("open")),
+        ];
+        let context = json!({"user": {"email": "bo@x"}, "tags": ["a"], "open": true});
+        let stored = redact(&fields, sample(json!({ "context": context })));
+        assert_eq!(
+            sealed(&stored),
+            [
+                ("/context/tags", r#"["a"]"#),
+                ("/context/user", r#"{"email":"bo@x"}"#)
+            ]
+        );
+        let promoted = stored
+            .promoted
+            .iter()
+            .map(|value| (value.column.as_str(), value.value.as_deref()));
+        assert!(promoted.eq([("open", Some("true"))]));
     }
 
     #[test]
