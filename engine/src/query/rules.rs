@@ -4,6 +4,8 @@
 //! new one, and a rule on the new place holds for values that still stand at the old one. Both are known before a row is
 //! read, so masks are applied once, to the record in its new shape, and nothing of a row decides which ones.
 
+use std::collections::HashSet;
+
 use catalog::policy::{FieldPath, MaskRule, Step as PathStep};
 use catalog::schema::{Part, Pointer, Step};
 
@@ -11,7 +13,7 @@ use catalog::schema::{Part, Pointer, Step};
 const RULES_MAX: usize = 2_048;
 
 /// What a rule is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Place {
     /// A column with one value.
     Column(String),
@@ -22,7 +24,7 @@ pub(super) enum Place {
 }
 
 /// One rule of a caller.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Rule {
     pub(super) place: Place,
     pub(super) rule: MaskRule,
@@ -146,14 +148,14 @@ pub(super) fn followed<'s>(
     chains: impl Iterator<Item = Vec<&'s Step>>,
 ) -> Vec<Rule> {
     let mut all = rules.to_vec();
+    let mut known: HashSet<Rule> = rules.iter().cloned().collect();
     for chain in chains {
-        let forward = along(rules, chain.iter().copied(), |from, to| (from, to));
-        let backward = along(rules, chain.iter().copied().rev(), |from, to| (to, from));
-        for rule in forward.into_iter().chain(backward) {
-            if !all.contains(&rule) {
-                all.push(rule);
-            }
-        }
+        // Back to the places of the oldest records first, and from those on: a value that a step left where it stood, since
+        // its new place was taken, may go somewhere else with a later one, and must not lose the rule of where it belongs.
+        let back = along(rules, chain.iter().copied().rev(), |from, to| (to, from));
+        let onward = along(&back, chain.iter().copied(), |from, to| (from, to));
+        let new = onward.into_iter().filter(|rule| known.insert(rule.clone()));
+        all.extend(new);
         if all.len() > RULES_MAX {
             // More than anybody wrote down on purpose: nothing open is shown.
             all.truncate(RULES_MAX);
@@ -175,6 +177,7 @@ fn along<'s>(
     turned: impl for<'p> Fn(&'p Pointer, &'p Pointer) -> (&'p Pointer, &'p Pointer),
 ) -> Vec<Rule> {
     let mut all = rules.to_vec();
+    let mut known: HashSet<Rule> = rules.iter().cloned().collect();
     for step in steps {
         let Some(source) = step.source() else {
             continue;
@@ -188,11 +191,11 @@ fn along<'s>(
             } else {
                 derived.collect()
             };
-            for rule in derived {
-                if !all.contains(&rule) {
-                    all.push(rule);
-                }
-            }
+            all.extend(
+                derived
+                    .into_iter()
+                    .filter(|rule| known.insert(rule.clone())),
+            );
         }
         if all.len() > RULES_MAX {
             return all;

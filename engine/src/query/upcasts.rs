@@ -315,6 +315,108 @@ async fn the_shape_of_what_is_hidden_does_not_show() {
     assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:#?}");
 }
 
+/// Old rows whose hidden values stand in the order of the rows, or the other way round.
+fn ordered(is_reversed: bool) -> RecordBatch {
+    let rows = (0..6).map(|number| {
+        let rank = if is_reversed { 5 - number } else { number };
+        let hidden = format!("{CANARY}-{rank}-same");
+        let context = json!({
+            "mail": hidden, "into": hidden, "words": hidden, "clan": hidden, "post": hidden, "name": hidden,
+            "both": hidden, "box": { "inner": rank },
+        });
+        let mut row = record(number, "1.0", context, json!({ "crew": hidden }));
+        row.promoted = vec![promoted("ticket", "/context/ticket", hidden)];
+        row
+    });
+    table(rows.collect())
+}
+
+/// What rows are sorted, limited and compared by is what the caller sees of a value, whatever a step did to it.
+#[tokio::test]
+async fn hidden_values_order_nothing() {
+    let (one, other) = (
+        caller(Role::Reader, ordered(false)),
+        caller(Role::Reader, ordered(true)),
+    );
+    for by in [
+        "ticket",
+        "order_ticket",
+        "substr(order_ticket, 8, 1)",
+        "CAST(order_ticket AS INT)",
+        "context",
+        "labels['crew']",
+        "labels['clan']",
+    ] {
+        for sql in [
+            format!("SELECT leaf_index, {by} FROM records ORDER BY {by}, leaf_index"),
+            format!("SELECT leaf_index FROM records ORDER BY {by} DESC, leaf_index LIMIT 2"),
+            format!("SELECT min(CAST({by} AS VARCHAR)), max(CAST({by} AS VARCHAR)) FROM records"),
+            format!("SELECT rank() OVER (ORDER BY {by}), leaf_index FROM records ORDER BY 2"),
+            format!("SELECT count(*) FROM records WHERE {by} > 'canary-2'"),
+        ] {
+            let (here, there) = (one.shows(&sql).await, other.shows(&sql).await);
+            assert_eq!(here, there, "{sql}");
+            let observed = one.observes(&sql).await;
+            let observed = observed.replace("canary-2", "");
+            assert!(!observed.contains(CANARY), "{sql}\n{observed}");
+        }
+    }
+    // Who sees the values has them sorted.
+    let sql = "SELECT leaf_index FROM records ORDER BY order_ticket LIMIT 1";
+    for (is_reversed, first) in [(false, "| 0 "), (true, "| 5 ")] {
+        let caller = caller(Role::Investigator, ordered(is_reversed));
+        let shown = caller.shows(sql).await;
+        assert!(shown.contains(first), "{shown}");
+    }
+}
+
+/// A step leaves a value where it stands if its new place is taken. Whatever a later step makes of it, it belongs to the
+/// field whose rule it has.
+#[tokio::test]
+async fn a_value_whose_place_was_taken_keeps_its_mask() {
+    let policy = POLICY.replace("context.mail: REDACT", "context.b: REDACT");
+    let steps = json!([
+        { "op": "move", "from": "/context/a", "to": "/context/b" },
+        { "op": "rename", "path": "/context/a", "to": "c" },
+    ]);
+    let context = json!({ "a": text("left"), "b": "taken" });
+    let rows = || table(vec![record(1, "1.0", context.clone(), json!({}))]);
+    let seen_by = |role| Caller::upcasting(role, &policy, &evolution(steps.clone()), rows());
+    assert_eq!(
+        document(&seen_by(Role::Investigator), "context", 1).await,
+        json!({ "b": "taken", "c": "canary left" })
+    );
+    assert_eq!(
+        document(&seen_by(Role::Reader), "context", 1).await,
+        json!({ "b": "[redacted]", "c": "[redacted]" })
+    );
+}
+
+/// An object that was cut out is one again before masks look into it, moved or not.
+#[tokio::test]
+async fn masks_reach_into_an_object_that_was_cut_out() {
+    let held = json!({ "email": text("held"), "open": 1 }).to_string();
+    let mut rows = vec![
+        record(1, "1.0", json!({}), json!({})),
+        record(2, "2.0", json!({}), json!({})),
+    ];
+    rows[0]
+        .sealed_fields
+        .insert("/context/wrap".to_owned(), held.clone());
+    rows[1]
+        .sealed_fields
+        .insert("/context/parcel".to_owned(), held);
+    let caller = caller(Role::Reader, table(rows));
+    for number in [1, 2] {
+        let context = document(&caller, "context", number).await;
+        assert_eq!(
+            context["parcel"],
+            json!({ "email": null, "open": 1 }),
+            "{context}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn nothing_more_is_read_than_it_takes() {
     let read_by = async |caller: Caller, sql: &str| {
