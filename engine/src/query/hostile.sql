@@ -220,7 +220,7 @@ SELECT count(*) FROM records a JOIN records b ON a.action = b.action AND CAST(a.
 SELECT count(*) FROM records WHERE ticket LIKE '%anary%' OR CAST(substr(ticket, 3) AS INT) > 5
 SELECT count(*) FROM (SELECT CAST(substr(ticket, 3) AS INT) AS t FROM records) x WHERE t > 5
 SELECT count(*) FROM records a JOIN (SELECT CAST(substr(ticket, 3) AS INT) AS t FROM records) b ON a.leaf_index = b.t
-SELECT leaf_index FROM records ORDER BY CAST(substr(ticket, 3) AS INT) LIMIT 2
+SELECT leaf_index FROM records ORDER BY CAST(substr(ticket, 3) AS INT), record_id LIMIT 2
 SELECT count(*) FROM records WHERE CAST(substr(ticket, 3) AS INT) IN (SELECT leaf_index FROM records)
 
 -- answers from statistics
@@ -368,6 +368,7 @@ SELECT unnest(range(100000000))
 
 -- order of rows that nobody asked for
 ~SELECT record_id, actor_id FROM records LIMIT 3
+~SELECT leaf_index FROM records ORDER BY CAST(substr(ticket, 3) AS INT) LIMIT 2
 ~SELECT first_value(actor_id), last_value(context) FROM records
 ~SELECT array_agg(actor_id), string_agg(context, ',') FROM records
 ~SELECT row_number() OVER (), actor_id, context FROM records

@@ -92,6 +92,18 @@ async fn no_hostile_statement_brings_out_a_canary_of_an_old_record() {
     }
 }
 
+/// A step took the value of this column elsewhere, so that it sorts by nothing: which rows come first among equals is chance,
+/// and hangs on nothing that is stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_that_a_step_has_emptied_orders_nothing() {
+    for world in [ONE, OTHER] {
+        let caller = Caller::evolved(world, Role::Reader);
+        let sql = "SELECT count(*) AS a, count(ticket) AS b, count(CAST(substr(ticket, 3) AS INT)) AS c FROM records";
+        let shown = caller.shows(sql).await;
+        assert!(shown.contains("| 12 | 0 | 0 |"), "{shown}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_worlds_look_the_same_to_hostile_statements() {
     let (one, other) = (
