@@ -220,6 +220,35 @@ async fn a_record_that_does_not_fit_is_refused_with_its_places() {
     assert_eq!(status, 200, "{answer}");
 }
 
+/// A release asks no schema: what is put aside has met it, and reads like any old record afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_put_aside_has_met_its_schema() {
+    let world = world().await;
+    let admin = client(&world, &["Security.Admin"], &[]);
+    let writer = client(&world, &[], &["audit.write"]);
+    assert_eq!(admin.register("1.0", first(), None).await.0, 200);
+    let foreign = |key: &str, context| record("somebody", key, json!({ "context": context }));
+    let unfit = foreign("unfit", json!({ "amount": 12 }));
+    let (status, _, answer) = writer.send(RECORDS, &unfit, &[]).await;
+    assert_eq!(status, 400, "{answer}");
+    let fit = foreign("fit", json!({ "amount": "12.50", "name": "Bo Li" }));
+    let (status, _, answer) = writer.send(RECORDS, &fit, &[]).await;
+    assert_eq!(status, 202, "{answer}");
+    assert_eq!(
+        admin.register("2.0", second(), Some(upcaster())).await.0,
+        200
+    );
+    let entry = answer["evidenceRef"].as_str().unwrap();
+    let path = format!("/v1/audit/quarantine/{entry}:release");
+    let (status, _, answer) = admin.send(&path, &json!({ "reason": "ours" }), &[]).await;
+    assert_eq!(status, 200, "{answer}");
+    let sql = "SELECT context FROM audit.records";
+    let rows = world.query("acme", "eu", "Audit.Investigator", sql).await;
+    let shown = text(&rows.unwrap());
+    let wanted = r#"{"amount":12.5,"currency":"USD","customer":{"first":"Bo","last":"Li"}}"#;
+    assert!(shown.contains(wanted), "{shown}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_breaks_readers_and_what_is_no_schema_is_refused() {
     let world = world().await;
