@@ -101,7 +101,7 @@ def test_a_schema_that_breaks_old_readers_is_refused_with_what_to_do(own):
 
 def test_old_and_new_records_query_as_one_behind_their_masks(own):
     schema(own, "register", "audit.default", "1.0", "first.json")
-    old = {"amount": "12.50", "name": "Bo Li", "sourceIPAddress": "192.0.2.77", "userAgent": "canary-agent/1.2"}
+    old = {"amount": "12.50", "name": "Bo Li", "sourceIPAddress": "192.0.2.77", "userAgent": "canary-agent-of-old/1.2"}
     unfit = once_it_is_seen(own, record("unfit", context={**old, "amount": 12}), 400)
     assert [found["pointer"] for found in unfit["violations"]] == ["/context/amount"], unfit
     assert post(own, record("old", context=old))[0] == 200
@@ -125,14 +125,14 @@ def test_old_and_new_records_query_as_one_behind_their_masks(own):
             "first": "Bo",
             "last": "Li",
             "origin": {"ip": "192.0.2.77"},
-            "agent": "canary-agent",
+            "agent": "canary-agent-of-old",
             "release": "1.2",
         },
         new,
     ]
     # The mask of the old place holds at the new one, and a masked value is not split.
     agent = seen["Reader"][0].pop("userAgent")
-    assert agent.startswith("canary-a") and "gent" not in agent, agent
+    assert agent == "canary-a****", agent
     assert seen["Reader"] == [
         {"amount": 12.5, "currency": "USD", "first": "Bo", "last": "Li", "origin": {"ip": "192.0.2.0/24"}},
         {**new, "origin": {"ip": "192.0.2.0/24"}},
