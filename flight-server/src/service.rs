@@ -13,7 +13,7 @@ use std::time::Duration;
 use catalog::clock::{Clock, Random, SystemClock, SystemRandom};
 use catalog::context::{IngressHeaders, TenantContext};
 use catalog::guard::{Denial, Gate};
-use catalog::ids::{RecordIds, SiloId};
+use catalog::ids::{RecordIds, SiloId, TenantId};
 use catalog::keys::{KeyError, KeyRing, Kms, LocalKms, RootSecret, SecretKey};
 use catalog::node::Nodes;
 use catalog::policy::Policies;
@@ -140,7 +140,11 @@ impl Service {
     /// # Errors
     /// As [`Self::build`].
     pub async fn build_in(config: Config, around: Surroundings) -> Result<Arc<Self>, Error> {
-        Self::assemble(config, around, true).await
+        let service = Self::assemble(config, around, true).await?;
+        for tenant in service.volume.iter().flat_map(Volume::tenants) {
+            service.metrics.introduce(tenant);
+        }
+        Ok(service)
     }
 
     async fn assemble(
@@ -235,9 +239,17 @@ impl Service {
         match self.identify(headers, &ingress).await {
             Ok(context) => {
                 observe::identified(context.tenant());
+                self.introduce(context.tenant()).await;
                 Ok(context)
             }
             Err(denial) => Err(Problem::from(denial).correlated(ingress.correlation())),
+        }
+    }
+
+    /// Has a tenant counted under its name, if there is one of that name: a token may claim to be of any.
+    async fn introduce(&self, tenant: &TenantId) {
+        if !self.metrics.names(tenant) && matches!(self.registry.get(tenant).await, Ok(Some(_))) {
+            self.metrics.introduce(tenant);
         }
     }
 

@@ -94,6 +94,13 @@ impl Volume {
         })
     }
 
+    /// The tenants that have anything in the log.
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = &TenantId> {
+        self.unreleased
+            .iter()
+            .map(|unreleased| &unreleased.source.tenant)
+    }
+
     /// The tenants that have rows of this table in the log.
     pub(crate) fn unreleased(&self, table: TableKind) -> impl Iterator<Item = TenantId> {
         let of_table = self

@@ -39,7 +39,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::limits::Class;
+use crate::limits::{Class, Room};
 use crate::problem::Problem;
 use crate::service::Service;
 
@@ -58,6 +58,8 @@ pub struct TrailhouseFlight {
     facts: Facts,
     tickets: Tickets,
     prepared: PreparedStatements,
+    /// For the messages of loads.
+    room: Room,
 }
 
 impl fmt::Debug for TrailhouseFlight {
@@ -90,6 +92,7 @@ impl TrailhouseFlight {
             facts: Facts::new()?,
             tickets: Tickets::new(ticket_key, silo.clone(), clock(), random()),
             prepared: PreparedStatements::new(clock(), random()),
+            room: Room::new(),
             service,
             silo,
         })

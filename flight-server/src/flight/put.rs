@@ -23,10 +23,11 @@ use engine::record::columns::{Columns, Reading, Row};
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use prost::Message;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 use tonic::Status;
 
 use crate::intake::{self, Tally};
-use crate::limits::{Admitted, Class, Limited};
+use crate::limits::{Admitted, Class, Limited, NoRoom, Share};
 use crate::problem::{Problem, Slug};
 use crate::service::Service;
 
@@ -84,7 +85,9 @@ impl TrailhouseFlight {
         };
         load.permit(None).await?;
         let admitted = Arc::new(admitted(&self.service, caller)?);
-        let charged = messages.then(move |message| charged(Arc::clone(&admitted), message));
+        let share = Arc::new(Mutex::new(self.room.share()));
+        let charged = messages
+            .then(move |message| charged(Arc::clone(&admitted), Arc::clone(&share), message));
         match load.run(charged).await {
             Ok(()) => load.report.result(),
             Err(problem) => Err(load.report.stopped(*problem).into()),
@@ -112,15 +115,30 @@ fn admitted(service: &Service, caller: &Caller) -> Result<Admitted, Problem> {
     Ok(admitted?)
 }
 
+/// A message that is paid for, and has room until the next one comes.
 async fn charged(
     admitted: Arc<Admitted>,
+    share: Arc<Mutex<Share>>,
     message: Result<FlightData, Status>,
 ) -> Result<FlightData, FlightError> {
     let message = message?;
     let bytes = message.data_header.len() + message.data_body.len();
+    let covered = share.lock().await.cover(bytes).await;
+    covered.map_err(|none| FlightError::ExternalError(Box::new(none)))?;
     let charged = admitted.charge(bytes).await;
     charged.map_err(|limited| FlightError::ExternalError(Box::new(limited)))?;
     Ok(message)
+}
+
+/// Why a message was not taken, as [`charged`] says it.
+fn held_back(error: Box<dyn std::error::Error + Send + Sync>) -> Problem {
+    match error.downcast::<Limited>() {
+        Ok(limited) => (*limited).into(),
+        Err(error) => match error.downcast::<NoRoom>() {
+            Ok(none) => (*none).into(),
+            Err(_) => unreadable(),
+        },
+    }
 }
 
 /// Whether the load is for a catalog that is not the caller's.
@@ -391,10 +409,7 @@ impl Batches {
         match AssertUnwindSafe(self.0.try_next()).catch_unwind().await {
             Ok(Ok(batch)) => Ok(batch),
             Ok(Err(FlightError::Tonic(status))) => Err(broken(&status)),
-            Ok(Err(FlightError::ExternalError(error))) => match error.downcast::<Limited>() {
-                Ok(limited) => Err((*limited).into()),
-                Err(_) => Err(unreadable()),
-            },
+            Ok(Err(FlightError::ExternalError(error))) => Err(held_back(error)),
             Ok(Err(_)) | Err(_) => Err(unreadable()),
         }
     }
@@ -412,4 +427,35 @@ fn broken(status: &Status) -> Problem {
 
 fn unreadable() -> Problem {
     Problem::new(Slug::InvalidRecord, "the record batches cannot be read")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, header};
+
+    use super::*;
+    use crate::limits::Room;
+    use crate::world::{World, bearer};
+
+    #[tokio::test]
+    async fn a_message_has_room_until_the_next_one_comes_and_the_last_gives_it_back() {
+        let world = World::new().await;
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, bearer(&world.writer()))]);
+        let context = world.service.context(&headers).await.unwrap();
+        let admitted = world.service.rates.admit(context, Class::Write).unwrap();
+        let (admitted, room) = (Arc::new(admitted), Room::new());
+        let share = Arc::new(Mutex::new(room.share()));
+        let all = room.free();
+        for bytes in [1 << 20, 4 << 20, 2 << 20] {
+            let message = FlightData::new().with_data_body(vec![0; bytes]);
+            let taken = charged(Arc::clone(&admitted), Arc::clone(&share), Ok(message)).await;
+            assert_eq!(taken.unwrap().data_body.len(), bytes);
+            assert_eq!(all - room.free(), bytes);
+        }
+        drop(share);
+        assert_eq!(room.free(), all);
+        let problem = held_back(Box::new(NoRoom));
+        assert_eq!(problem.slug(), Slug::Unavailable);
+        assert_eq!(held_back("other".into()).slug(), Slug::InvalidRecord);
+    }
 }

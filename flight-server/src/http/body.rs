@@ -14,8 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::headers::Coding;
 use super::lines::{Cutter, Full, Line};
-use super::room::Share;
-use crate::limits::{Admitted, Limited, Limits};
+use crate::limits::{Admitted, Limited, Limits, Share};
 use crate::problem::{Problem, Slug};
 
 /// How long a body that is read whole may take, and each part of one that is handed on in parts.
@@ -292,9 +291,8 @@ mod tests {
 
     use catalog::clock::ManualClock;
 
-    use super::super::room::Room;
     use super::*;
-    use crate::limits::{Class, RateLimits, Rates, TenantLimits};
+    use crate::limits::{Class, RateLimits, Rates, Room, TenantLimits};
     use crate::world::{World, bearer};
 
     /// Somebody whose tenant may send so many KiB a second, and as much as in a minute at once; with 0, whatever it likes.

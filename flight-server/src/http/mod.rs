@@ -22,7 +22,6 @@ mod problems;
 mod quarantine;
 mod receipt;
 mod records;
-mod room;
 mod router;
 mod schemas;
 

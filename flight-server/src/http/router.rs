@@ -10,8 +10,8 @@ use axum::routing::{MethodRouter, get, post};
 use catalog::ids::SiloId;
 use http::{HeaderMap, HeaderValue};
 
-use super::room::Room;
 use super::{admit, events, health, problems, quarantine, records, schemas};
+use crate::limits::Room;
 use crate::observe::{CORRELATION_ID, Seen, observed};
 use crate::problem::{Problem, REQUEST_ID, Slug};
 use crate::service::Service;

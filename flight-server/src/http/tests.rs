@@ -353,6 +353,13 @@ async fn probes_name_the_development_issuer_and_metrics_count() {
         ),
         "{text}"
     );
+    let bearer = format!("Bearer {}", world.token("made-up", &[], &["audit.write"]));
+    let headers = [("authorization", bearer.as_str())];
+    let refused = world.post(RECORDS, record("never").to_string(), &headers);
+    assert_eq!(refused.await.status, StatusCode::FORBIDDEN);
+    let metrics = get(admin(Arc::clone(&world.service)), "/metrics").await;
+    let text = metrics.body.as_str().unwrap();
+    assert!(text.contains(r#"tenant="other""#) && !text.contains("made-up"));
     world.service.stop();
     let ready = get(admin(Arc::clone(&world.service)), "/readyz").await;
     assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);

@@ -2,12 +2,14 @@
 
 mod bucket;
 mod rates;
+mod room;
 
 use std::time::Duration;
 
 pub use bucket::{Rate, Standing};
 pub(crate) use rates::PAUSES_MAX;
 pub use rates::{Admitted, Class, Limited, RateLimits, Rates, Refusals, TenantLimits, What};
+pub(crate) use room::{NoRoom, Room, Share};
 
 /// The longest token that is looked at.
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;

@@ -1,9 +1,10 @@
 //! A recorder in front of the real one that keeps the number of tenants in labels bounded.
 //!
-//! Every other label has a fixed set of values. Done here, no module that counts something has to think of it.
+//! Every other label has a fixed set of values. Done here, no module that counts something has to think of it. A name
+//! gets a label of its own only after somebody has said that there is such a tenant: tokens may name what they like.
 
 use std::collections::HashSet;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Label, Metadata, Recorder, SharedString, Unit,
@@ -11,28 +12,54 @@ use metrics::{
 
 const LABEL: &str = "tenant";
 const OVERFLOW: &str = "other";
+/// What requests of nobody are counted under.
+pub(super) const NOBODY: &str = "none";
 
-/// Lets the first tenants through under their names, and all later ones as `other`.
+/// The tenants that have a label of their own: the first ones.
 #[derive(Debug)]
-pub(super) struct BoundedTenants<R> {
-    inner: R,
+pub(super) struct Named {
     tenants: RwLock<HashSet<String>>,
     tenants_max: usize,
 }
 
-impl<R> BoundedTenants<R> {
-    pub(super) fn new(inner: R, tenants_max: usize) -> Self {
+impl Named {
+    pub(super) fn new(tenants_max: usize) -> Self {
         Self {
-            inner,
             tenants: RwLock::default(),
             tenants_max,
         }
     }
 
+    pub(super) fn has(&self, tenant: &str) -> bool {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        tenants.contains(tenant)
+    }
+
+    /// Gives a tenant that there is a label of its own, as long as there are few.
+    pub(super) fn introduce(&self, tenant: &str) {
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        if tenants.len() < self.tenants_max {
+            tenants.insert(tenant.to_owned());
+        }
+    }
+}
+
+/// Lets tenants that have a label through under their names, and all others as `other`.
+#[derive(Debug)]
+pub(super) struct BoundedTenants<R> {
+    inner: R,
+    named: Arc<Named>,
+}
+
+impl<R> BoundedTenants<R> {
+    pub(super) fn new(inner: R, named: Arc<Named>) -> Self {
+        Self { inner, named }
+    }
+
     /// The key to record under: `None` if it can stay as it is.
     fn bounded(&self, key: &Key) -> Option<Key> {
         let tenant = key.labels().find(|label| label.key() == LABEL)?;
-        if self.is_named(tenant.value()) {
+        if tenant.value() == NOBODY || self.named.has(tenant.value()) {
             return None;
         }
         let labels: Vec<Label> = key
@@ -46,24 +73,6 @@ impl<R> BoundedTenants<R> {
             })
             .collect();
         Some(Key::from_parts(key.name().to_owned(), labels))
-    }
-
-    fn is_named(&self, tenant: &str) -> bool {
-        {
-            let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
-            if tenants.contains(tenant) {
-                return true;
-            }
-            if tenants.len() >= self.tenants_max {
-                return false;
-            }
-        }
-        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
-        if tenants.len() >= self.tenants_max {
-            return tenants.contains(tenant);
-        }
-        tenants.insert(tenant.to_owned());
-        true
     }
 }
 
@@ -106,12 +115,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tenants_beyond_the_limit_share_a_label() {
+    fn tenants_beyond_the_limit_and_unknown_ones_share_a_label() {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
-        let bounded = BoundedTenants::new(recorder, 2);
+        let named = Arc::new(Named::new(2));
+        for tenant in ["a", "b", "d"] {
+            named.introduce(tenant);
+        }
+        let bounded = BoundedTenants::new(recorder, named);
         metrics::with_local_recorder(&bounded, || {
-            for tenant in ["a", "b", "c", "d", "a", "c"] {
+            for tenant in ["a", "b", "c", "d", "a", "c", NOBODY] {
                 metrics::counter!("seen", "kind" => "x", "tenant" => tenant).increment(1);
             }
             metrics::counter!("unlabelled").increment(1);
@@ -121,6 +134,7 @@ mod tests {
             r#"seen{kind="x",tenant="a"} 2"#,
             r#"seen{kind="x",tenant="b"} 1"#,
             r#"seen{kind="x",tenant="other"} 3"#,
+            r#"seen{kind="x",tenant="none"} 1"#,
             "unlabelled 1",
         ] {
             assert!(text.contains(line), "{line} is not in {text}");

@@ -7,7 +7,7 @@ pub mod grpc;
 mod labels;
 mod request;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use catalog::ids::TenantId;
@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config::{Log, LogFormat};
-use labels::BoundedTenants;
+use labels::{BoundedTenants, Named};
 
 pub use request::{CORRELATION_ID, Seen, identified, observed};
 
@@ -79,10 +79,12 @@ pub fn log(config: &Log) -> Result<(), Error> {
 /// The metrics of this process, as Prometheus reads them.
 ///
 /// The `metrics` facade has one recorder a process, so this is the one thing here that is shared by all services of a
-/// process. Tenants beyond the limit share the label `other`, whoever records.
+/// process. Tenants beyond the limit, and those nobody has [introduced](Self::introduce), share the label `other`,
+/// whoever records.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     handle: PrometheusHandle,
+    named: Arc<Named>,
 }
 
 impl Metrics {
@@ -91,22 +93,35 @@ impl Metrics {
     /// # Errors
     /// When the process has another recorder.
     pub fn install(tenants_max: usize) -> Result<Self, Error> {
-        static INSTALLED: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+        static INSTALLED: OnceLock<Option<Metrics>> = OnceLock::new();
         // Upper bounds in seconds: from a cached answer to a query that runs into its limit.
         const BUCKETS: &[f64] = &[
             0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0, 300.0,
         ];
         let builder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), BUCKETS)?;
-        let handle = INSTALLED.get_or_init(|| {
+        let installed = INSTALLED.get_or_init(|| {
             let recorder = builder.build_recorder();
             let handle = recorder.handle();
-            let bounded = BoundedTenants::new(recorder, tenants_max);
-            metrics::set_global_recorder(bounded).ok().map(|()| handle)
+            let named = Arc::new(Named::new(tenants_max));
+            let bounded = BoundedTenants::new(recorder, Arc::clone(&named));
+            let installed = metrics::set_global_recorder(bounded);
+            installed.ok().map(|()| Self { handle, named })
         });
-        let handle = handle.clone().ok_or(Error::Recorder)?;
+        let installed = installed.clone().ok_or(Error::Recorder)?;
         describe();
-        Ok(Self { handle })
+        Ok(installed)
+    }
+
+    /// Whether a tenant is counted under its own name.
+    #[must_use]
+    pub fn names(&self, tenant: &TenantId) -> bool {
+        self.named.has(tenant.as_str())
+    }
+
+    /// Counts a tenant, which there is, under its own name from now on, unless there are too many.
+    pub fn introduce(&self, tenant: &TenantId) {
+        self.named.introduce(tenant.as_str());
     }
 
     /// The text that Prometheus scrapes.
@@ -209,6 +224,7 @@ mod tests {
     fn what_is_recorded_is_rendered_with_buckets() {
         let metrics = Metrics::install(10).unwrap();
         let tenant = TenantId::parse("observed").unwrap();
+        metrics.introduce(&tenant);
         ingest_took(&tenant, Duration::from_millis(3));
         ingested(&tenant, "accepted", 5);
         let text = metrics.render();

@@ -8,6 +8,8 @@ use http::HeaderName;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
+use super::labels::NOBODY;
+
 /// The header that carries the correlation id of a request, from wherever it came, once it has been observed.
 pub const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 
@@ -53,7 +55,7 @@ pub async fn observed<T>(
             tracing::info!(outcome, elapsed_us, "answered");
         }
         let tenant = TENANT.with(|tenant| tenant.get().map(ToString::to_string));
-        let tenant = tenant.unwrap_or_else(|| "none".to_owned());
+        let tenant = tenant.unwrap_or_else(|| NOBODY.to_owned());
         metrics::counter!("trailhouse_requests_total",
             "transport" => transport, "route" => route, "tenant" => tenant.clone(), "outcome" => outcome)
         .increment(1);
@@ -89,9 +91,12 @@ mod tests {
             correlation: CorrelationId::parse("c-9").unwrap(),
             quiet: false,
         };
-        let work = async {
+        let introduced = metrics.clone();
+        let work = async move {
             tokio::task::yield_now().await;
-            identified(&TenantId::parse("seen").unwrap());
+            let tenant = TenantId::parse("seen").unwrap();
+            introduced.introduce(&tenant);
+            identified(&tenant);
             7
         };
         assert_eq!(

@@ -7,7 +7,7 @@ use engine::{query, table};
 use serde_json::json;
 
 use super::{Problem, Slug};
-use crate::limits::Limited;
+use crate::limits::{Limited, NoRoom};
 
 impl From<Denial> for Problem {
     fn from(denial: Denial) -> Self {
@@ -116,6 +116,12 @@ impl From<ReviewError> for Problem {
             }
             ReviewError::Table(_) => Self::new(Slug::Unavailable, detail),
         }
+    }
+}
+
+impl From<NoRoom> for Problem {
+    fn from(none: NoRoom) -> Self {
+        Self::new(Slug::Unavailable, none.to_string())
     }
 }
 

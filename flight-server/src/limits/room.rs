@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::problem::{Problem, Slug};
-
 /// What all bodies of one listener may fill.
 const ROOM_UNITS: usize = 2_048;
 /// Room is given out in pieces of this many bytes.
@@ -15,24 +13,29 @@ const UNIT_BYTES: usize = 128 << 10;
 /// How long a body waits for room before its sender is told to come back.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// There was no room for a body in all the time it may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many bodies are arriving; try again with the same keys")]
+pub(crate) struct NoRoom;
+
 /// The room of one listener.
 #[derive(Clone, Debug)]
-pub(super) struct Room(Arc<Semaphore>);
+pub(crate) struct Room(Arc<Semaphore>);
 
 /// What one body has of it.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(crate) struct Share {
     room: Room,
     held: Option<OwnedSemaphorePermit>,
 }
 
 impl Room {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(Semaphore::new(ROOM_UNITS)))
     }
 
     /// A share of nothing yet.
-    pub(super) fn share(&self) -> Share {
+    pub(crate) fn share(&self) -> Share {
         Share {
             room: self.clone(),
             held: None,
@@ -42,7 +45,7 @@ impl Room {
 
 impl Share {
     /// Makes room for this many bytes in all; gives back what is not needed.
-    pub(super) async fn cover(&mut self, bytes: usize) -> Result<(), Problem> {
+    pub(crate) async fn cover(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let units = bytes.div_ceil(UNIT_BYTES).min(ROOM_UNITS);
         let held = self
             .held
@@ -68,11 +71,16 @@ impl Share {
                 }
                 Ok(())
             }
-            Ok(Err(_)) | Err(_) => Err(Problem::new(
-                Slug::Unavailable,
-                "too many bodies are arriving; try again with the same keys",
-            )),
+            Ok(Err(_)) | Err(_) => Err(NoRoom),
         }
+    }
+}
+
+#[cfg(test)]
+impl Room {
+    /// Bytes that nobody holds.
+    pub(crate) fn free(&self) -> usize {
+        self.0.available_permits() * UNIT_BYTES
     }
 }
 
