@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::guard::Denial;
 use crate::ids::{SiloId, TenantId};
 
+use super::attributes::{self, Attributes};
 use super::role::{Role, Scope};
 
 /// Which claims an issuer uses for what.
@@ -202,17 +203,36 @@ impl VerifiedClaims {
             .collect()
     }
 
-    /// The edition the token names.
-    #[must_use]
-    pub fn edition(&self) -> Option<String> {
-        self.text(self.profile.aliases().edition)
-    }
-
-    /// The silo the token is bound to.
+    /// What the token says of its bearer, for policies to ask about.
     ///
     /// # Errors
-    /// [`Denial::ResidencyConflict`] when it is bound to something that cannot be a silo.
-    pub fn data_silo(&self) -> Result<Option<SiloId>, Denial> {
+    /// [`Denial::ResidencyConflict`] when it is bound to something that cannot be a silo, [`Denial::InvalidToken`] when
+    /// another attribute is no text of at most 128 characters, or two aliases of it differ.
+    pub fn attributes(&self) -> Result<Attributes, Denial> {
+        let aliases = self.profile.aliases();
+        Ok(Attributes {
+            edition: self.attribute(aliases.edition)?,
+            org_unit: self.attribute(aliases.org_unit)?,
+            purpose: self.attribute(aliases.purpose)?,
+            data_silo: self.data_silo()?,
+        })
+    }
+
+    fn attribute(&self, claims: &[Claim]) -> Result<Option<String>, Denial> {
+        let mut said: Option<&str> = None;
+        for value in claims.iter().filter_map(|claim| self.value(claim)) {
+            let text = value.as_str().map(str::trim);
+            let text = text.filter(|text| attributes::is_value(text));
+            let text = text.ok_or(Denial::InvalidToken)?;
+            if said.is_some_and(|said| said != text) {
+                return Err(Denial::InvalidToken);
+            }
+            said = Some(text);
+        }
+        Ok(said.map(str::to_owned))
+    }
+
+    fn data_silo(&self) -> Result<Option<SiloId>, Denial> {
         let mut named: Option<SiloId> = None;
         for value in self
             .profile
@@ -231,18 +251,6 @@ impl VerifiedClaims {
             named = Some(silo);
         }
         Ok(named)
-    }
-
-    /// The part of the organisation the caller belongs to.
-    #[must_use]
-    pub fn org_unit(&self) -> Option<String> {
-        self.text(self.profile.aliases().org_unit)
-    }
-
-    /// What the token may be used for.
-    #[must_use]
-    pub fn purpose(&self) -> Option<String> {
-        self.text(self.profile.aliases().purpose)
     }
 
     fn value(&self, claim: Claim) -> Option<&Value> {

@@ -6,6 +6,7 @@ use crate::clock::Random;
 use crate::guard::Denial;
 use crate::ids::{CorrelationId, TenantId};
 
+use super::attributes::Attributes;
 use super::role::Role;
 
 /// Characters of the longest free text taken from a header.
@@ -18,8 +19,8 @@ pub struct IngressHeaders {
     tenants: Vec<String>,
     roles: Vec<String>,
     data_silo: Option<String>,
-    pub(super) edition: Option<String>,
-    pub(super) purpose: Option<String>,
+    edition: Option<String>,
+    purpose: Option<String>,
     trace_id: Option<String>,
     correlation: CorrelationId,
 }
@@ -102,6 +103,22 @@ impl IngressHeaders {
             Some(_) | None => Err(Denial::Forbidden {
                 needs: "one role that the token has, where a role is chosen",
             }),
+        }
+    }
+
+    /// The attributes of the token, which headers can only confirm: one that the token does not have, or has otherwise,
+    /// is refused rather than passed over, so that nobody believes they were served for a purpose that did not count.
+    pub(super) fn confirm(&self, attributes: Attributes) -> Result<Attributes, Denial> {
+        let said = |header: &Option<String>, claim: &Option<String>| match header {
+            Some(header) => claim.as_ref() == Some(header),
+            None => true,
+        };
+        if said(&self.edition, &attributes.edition) && said(&self.purpose, &attributes.purpose) {
+            Ok(attributes)
+        } else {
+            Err(Denial::Forbidden {
+                needs: "a token that has the purpose and the edition that the headers name",
+            })
         }
     }
 

@@ -3,6 +3,7 @@
 //! The tenant comes from the token. A header may confirm it, and stands alone only for principals that the registry
 //! binds to that tenant. Invariant: no host name, environment, body or default ever names a tenant.
 
+mod attributes;
 mod claims;
 mod headers;
 mod role;
@@ -16,6 +17,7 @@ use crate::guard::Denial;
 use crate::ids::{CorrelationId, SiloId, TenantId};
 use crate::tenant::Registry;
 
+pub use attributes::{ATTRIBUTE_CHARS_MAX, Attribute, Attributes};
 pub use claims::{ClaimProfile, VerifiedClaims};
 pub use headers::IngressHeaders;
 pub use role::{Role, Scope};
@@ -29,10 +31,7 @@ pub struct TenantContext {
     roles: BTreeSet<Role>,
     scopes: BTreeSet<Scope>,
     chosen_role: Option<Role>,
-    edition: Option<String>,
-    data_silo: Option<SiloId>,
-    org_unit: Option<String>,
-    purpose: Option<String>,
+    attributes: Attributes,
     correlation: CorrelationId,
     trace_id: Option<String>,
     expires_at: Timestamp,
@@ -43,7 +42,7 @@ impl TenantContext {
     ///
     /// # Errors
     /// [`Denial::MissingTenant`], [`Denial::InvalidTenantFormat`] and [`Denial::TenantMismatch`] about the tenant,
-    /// [`Denial::Forbidden`] for a role or a tenant the token may not have, [`Denial::Unavailable`] when the registry
+    /// [`Denial::Forbidden`] for a role, purpose, edition or tenant the token may not have, [`Denial::Unavailable`] when the registry
     /// had to be asked and does not answer.
     pub async fn resolve(
         claims: &VerifiedClaims,
@@ -66,10 +65,7 @@ impl TenantContext {
             roles,
             scopes: claims.scopes(),
             chosen_role,
-            edition: claims.edition().or_else(|| headers.edition.clone()),
-            data_silo: claims.data_silo()?,
-            org_unit: claims.org_unit(),
-            purpose: claims.purpose().or_else(|| headers.purpose.clone()),
+            attributes: headers.confirm(claims.attributes()?)?,
             correlation: headers.correlation().clone(),
             trace_id: headers.trace_id().map(str::to_owned),
             expires_at: claims.expires_at,
@@ -119,28 +115,16 @@ impl TenantContext {
             .map_or_else(|| self.roles.clone(), |chosen| BTreeSet::from([chosen]))
     }
 
-    /// The edition, from the token or else from a header.
+    /// What the token says of the caller, for policies to ask about.
     #[must_use]
-    pub fn edition(&self) -> Option<&str> {
-        self.edition.as_deref()
+    pub fn attributes(&self) -> &Attributes {
+        &self.attributes
     }
 
     /// The silo the token is bound to. A header never counts here.
     #[must_use]
     pub fn data_silo(&self) -> Option<&SiloId> {
-        self.data_silo.as_ref()
-    }
-
-    /// The part of the organisation the caller belongs to.
-    #[must_use]
-    pub fn org_unit(&self) -> Option<&str> {
-        self.org_unit.as_deref()
-    }
-
-    /// Why the caller says they ask.
-    #[must_use]
-    pub fn purpose(&self) -> Option<&str> {
-        self.purpose.as_deref()
+        self.attributes.data_silo.as_ref()
     }
 
     /// Ties everything of this request together.

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::clock::SeededRandom;
-use crate::context::{ClaimProfile, IngressHeaders, Role, Scope, TenantContext, VerifiedClaims};
+use crate::context::{
+    ATTRIBUTE_CHARS_MAX, Attribute, ClaimProfile, IngressHeaders, Role, Scope, TenantContext,
+    VerifiedClaims,
+};
 use crate::guard::Denial;
 use crate::world::{ISSUER, World, id};
 
@@ -242,16 +245,17 @@ async fn each_identity_provider_is_read_its_own_way() {
 }
 
 #[tokio::test]
-async fn attributes_come_from_the_token_first() {
+async fn attributes_come_from_the_token_alone() {
     let world = World::new().await;
     let claims = json!({
         "sub": "00u1abc23", "azp": "svc-audit-writer", "scp": "audit.ingest audit.export openid",
         "roles": ["Audit.Reader", "Owner"], "groups": ["Audit.Investigator", 7],
-        "tenant": "acme", "custom:data_silo": "US", "custom:edition": "enterprise", "org_unit": "prod",
+        "tenant": "acme", "custom:data_silo": "US", "custom:edition": "enterprise", "org_unit": " prod ",
+        "purpose": "fraud",
     });
     let headers = [
-        ("x-edition", "free"),
-        ("x-purpose", "audit"),
+        ("x-edition", "enterprise"),
+        ("x-purpose", "fraud"),
         ("x-data-silo", "eu"),
         ("x-correlation-id", "c-1"),
     ];
@@ -268,18 +272,21 @@ async fn attributes_come_from_the_token_first() {
         *context.scopes(),
         BTreeSet::from([Scope::AuditWrite, Scope::AuditExport])
     );
+    let said: Vec<_> = context.attributes().iter().collect();
     assert_eq!(
-        (context.edition(), context.org_unit()),
-        (Some("enterprise"), Some("prod"))
+        said,
+        [
+            (Attribute::Edition, "enterprise"),
+            (Attribute::OrgUnit, "prod"),
+            (Attribute::Purpose, "fraud"),
+            (Attribute::DataSilo, "us"),
+        ]
     );
     assert_eq!(
         context.data_silo().map(ToString::to_string).as_deref(),
         Some("us")
     );
-    assert_eq!(
-        (context.purpose(), context.correlation().as_str()),
-        (Some("audit"), "c-1")
-    );
+    assert_eq!(context.correlation().as_str(), "c-1");
     let malformed = json!({ "sub": "a", "tenant": "acme", "data_silo": ["us"] });
     assert_eq!(
         world.identify(malformed, &[]).await,
@@ -291,6 +298,41 @@ async fn attributes_come_from_the_token_first() {
         world.identify(split, &[]).await,
         Err(Denial::ResidencyConflict)
     );
+}
+
+#[tokio::test]
+async fn a_header_confirms_an_attribute_and_never_makes_one() {
+    let world = World::new().await;
+    let claims = json!({ "sub": "a", "tenant": "acme", "purpose": "fraud" });
+    for headers in [
+        [("x-purpose", "audit")],
+        [("x-edition", "enterprise")],
+        [("x-purpose", "Fraud")],
+    ] {
+        let found = world.identify(claims.clone(), &headers).await;
+        assert!(
+            matches!(found, Err(Denial::Forbidden { .. })),
+            "{headers:?}"
+        );
+    }
+    let long = "x".repeat(ATTRIBUTE_CHARS_MAX + 1);
+    for malformed in [
+        json!(7),
+        json!(["fraud"]),
+        json!(" "),
+        json!("a\u{7}"),
+        json!(long),
+    ] {
+        let claims = json!({ "sub": "a", "tenant": "acme", "purpose": malformed });
+        let found = world.identify(claims.clone(), &[]).await;
+        assert_eq!(found, Err(Denial::InvalidToken), "{claims}");
+    }
+    let split = json!({ "sub": "a", "tenant": "acme", "org_unit": "a", "custom:org_unit": "b" });
+    let found = world.identify(split, &[]).await;
+    assert_eq!(found, Err(Denial::InvalidToken));
+    let nothing = json!({ "sub": "a", "tenant": "acme", "purpose": null });
+    let found = world.identify(nothing, &[]).await.unwrap();
+    assert_eq!(found.attributes().iter().count(), 0);
 }
 
 #[tokio::test]

@@ -9,9 +9,9 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::clock::Timestamp;
-use crate::context::{Role, Scope};
+use crate::context::{Attributes, Role, Scope};
 use crate::ids::{CorrelationId, SiloId, StreamName, TenantId};
-use crate::policy::{MaskProfile, PinnedPolicy};
+use crate::policy::{MaskProfile, PinnedPolicy, RowRule};
 
 use super::permit::OperationKind;
 
@@ -39,12 +39,14 @@ pub struct Decision {
     pub scopes: BTreeSet<Scope>,
     /// The masks this caller's reads go through.
     pub profile: Arc<MaskProfile>,
+    /// What rows this caller may know of; all of their tenant's, where there is no rule.
+    pub rows: Option<Arc<RowRule>>,
     /// The policy this request is pinned to.
     pub policy: Arc<PinnedPolicy>,
     /// The stream the request named, known to be one of the tenant's.
     pub stream: Option<StreamName>,
-    /// Why the caller says they ask.
-    pub purpose: Option<String>,
+    /// What the token says of the caller, as far as policies ask.
+    pub attributes: Attributes,
     /// The rules that carried the decision, by name.
     pub basis: Vec<String>,
     /// Ties everything of one request together.
@@ -53,9 +55,10 @@ pub struct Decision {
     pub expires_at: Timestamp,
     /// When it was decided.
     pub made_at: Timestamp,
-    /// Whether the quarantine table is in the caller's session.
+    /// Whether the quarantine table is in the caller's session. It is in none under a row policy: what is in it no rule
+    /// can be trusted to find.
     pub may_see_quarantine: bool,
-    /// Whether the evidence table is in the caller's session.
+    /// Whether the evidence table is in the caller's session. It is in none under a row policy: it counts all rows.
     pub may_see_evidence: bool,
 }
 
@@ -75,6 +78,11 @@ pub(super) fn sealed(decision: Decision) -> Decision {
         .iter()
         .map(|(path, rule)| (path.to_string(), json!(rule.to_string())))
         .collect();
+    let attributes: serde_json::Map<_, _> = decision
+        .attributes
+        .iter()
+        .map(|(attribute, value)| (attribute.to_string(), json!(value)))
+        .collect();
     let texts = |words: Vec<&'static str>| json!(words);
     let form = json!({
         "tenant": decision.tenant.as_str(),
@@ -91,7 +99,11 @@ pub(super) fn sealed(decision: Decision) -> Decision {
             "digest": BASE64.encode(decision.policy.digest),
         },
         "stream": decision.stream.as_ref().map(StreamName::as_str),
-        "purpose": decision.purpose,
+        "attributes": attributes,
+        "rows": decision.rows.as_deref().map(|rows| json!({
+            "policies": rows.policies,
+            "where": rows.predicate.to_string(),
+        })),
         "basis": decision.basis,
         "correlation": decision.correlation.as_str(),
         "expiresAt": decision.expires_at.to_string(),

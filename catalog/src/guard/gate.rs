@@ -1,25 +1,25 @@
 //! The gate: decides every request, and sees to it that every decision leaves evidence.
 
-use std::collections::BTreeSet;
 use std::future::ready;
 use std::sync::Arc;
 
 use futures::FutureExt;
 
 use crate::clock::{Clock, Timestamp};
-use crate::context::{IngressHeaders, Role, TenantContext, VerifiedClaims};
+use crate::context::{IngressHeaders, TenantContext, VerifiedClaims};
 use crate::evidence::{
     Evidence, EvidenceEntry, EvidenceReceipt, EvidenceRef, EvidenceUnavailable, Verdict,
 };
 use crate::ids::{SiloId, StreamName, TenantId};
-use crate::policy::{Bundle, CurrentPolicy, MaskProfile, Policies, StaleMode};
+use crate::policy::{CurrentPolicy, Policies, StaleMode};
 use crate::tenant::{Registry, TenantRecord};
 
 use super::decision::{self, Decision};
 use super::denial::Denial;
 use super::permit::{Operation, OperationKind, Permit, Read};
 use super::request::Request;
-use super::rules::{self, EVIDENCE_READERS, QUARANTINE_READERS, READERS, Standing};
+use super::rules::{self, Standing};
+use super::visible::Sight;
 
 /// The only source of permits.
 #[derive(Debug)]
@@ -253,10 +253,6 @@ impl Gate {
         let grounds = rules::grounds(operation, standing, &roles, context.scopes())
             .map_err(|needs| Denial::Forbidden { needs })?;
         self.targeted(operation, standing, &record, request).await?;
-        let sees = |readers: &[Role]| readers.iter().any(|role| roles.contains(role));
-        let may_see_evidence = sees(EVIDENCE_READERS);
-        let may_see_quarantine = sees(QUARANTINE_READERS);
-        streamed(operation, &record, request, may_see_evidence)?;
         let current = self
             .policies
             .current(&record)
@@ -270,13 +266,10 @@ impl Gate {
         ];
         basis.extend(about(request.target.as_ref()));
         basis.extend(admitted(operation, &record, &current, confirmed)?);
-        let profile = profile(&current.policy.bundle, &roles);
-        if matches!(
-            operation,
-            OperationKind::Read | OperationKind::QuarantineRead
-        ) {
-            basis.push(format!("Mask.{}", profile.name));
-        }
+        let attributes = context.attributes();
+        let sight = Sight::of(&current.policy.bundle, operation, &roles, attributes)?;
+        streamed(operation, &record, request, sight.may_see_evidence)?;
+        basis.extend(sight.basis);
         Ok(decision::sealed(Decision {
             id: [0; 32],
             tenant: record.id.clone(),
@@ -287,16 +280,17 @@ impl Gate {
             client: context.client().map(str::to_owned),
             roles,
             scopes: context.scopes().clone(),
-            profile,
+            profile: sight.profile,
+            rows: sight.rows,
             policy: current.policy,
             stream: request.stream.clone(),
-            purpose: context.purpose().map(str::to_owned),
+            attributes: attributes.clone(),
             basis,
             correlation: context.correlation().clone(),
             expires_at: context.expires_at(),
             made_at: now,
-            may_see_quarantine,
-            may_see_evidence,
+            may_see_quarantine: sight.may_see_quarantine,
+            may_see_evidence: sight.may_see_evidence,
         }))
     }
 
@@ -416,24 +410,6 @@ fn admitted(
         // Storage does not answer: whoever wants to change something does well to try again.
         (false, _, _) => Err(Denial::Unavailable),
     }
-}
-
-/// The masks of these roles: of one, its own; of several, the most restrictive; of none that has any, the strictest.
-fn profile(bundle: &Bundle, roles: &BTreeSet<Role>) -> Arc<MaskProfile> {
-    let reading: Vec<&str> = READERS
-        .iter()
-        .filter(|role| roles.contains(role))
-        .map(|role| role.profile_name())
-        .collect();
-    let profiles: Option<Vec<&MaskProfile>> = reading
-        .iter()
-        .map(|name| bundle.masking_profiles.get(*name))
-        .collect();
-    Arc::new(match profiles.as_deref() {
-        None | Some([]) => bundle.strictest_profile(),
-        Some([one]) => (*one).clone(),
-        Some(several) => MaskProfile::merged(reading.join("+"), several.iter().copied()),
-    })
 }
 
 /// What evidence of the system tenant says about whose tenant an operator's act was about.

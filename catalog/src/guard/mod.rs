@@ -4,8 +4,8 @@
 //! verified claims + headers ── Gate::identify ──▶ TenantContext
 //! TenantContext + Request   ── Gate::authorize ─▶ Permit<Op> carrying a Decision, or a Denial
 //! ```
-//! In this order: the token's end, the tenant and its state, where its data lives, the caller's roles and scopes, what
-//! the request names, the policy. Deny by default; both ways leave evidence, except that
+//! In this order: the token's end, the tenant and its state, where its data lives, the caller's roles and scopes, the
+//! tenant the request names, the policy, the rows and the stream. Deny by default; both ways leave evidence, except that
 //! what is only planned leaves it when it is denied.
 
 mod decision;
@@ -18,6 +18,7 @@ mod request;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod visible;
 
 pub use decision::Decision;
 pub use denial::Denial;

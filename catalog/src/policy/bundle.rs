@@ -7,6 +7,7 @@ use crate::context::Role;
 use crate::ids::{PolicyVersion, SiloId, StreamName, TenantId};
 
 use super::path::FieldPath;
+use super::row::RowPolicy;
 use super::rule::{MaskProfile, MaskRule, WriteRule};
 use super::{check, parse};
 
@@ -42,8 +43,13 @@ pub struct Bundle {
     pub retention: BTreeMap<StreamName, Retention>,
     /// What happens to fields before they are stored.
     pub fields: Vec<FieldRule>,
-    /// The masks of each role, by the role's short name. Never empty.
+    /// Masks by the short name of the role they are for, or by a name that `purposes` or the Rego module uses.
+    /// Never empty.
     pub masking_profiles: BTreeMap<String, MaskProfile>,
+    /// The profiles that stand in for those of a role where the caller's token has a purpose, by purpose.
+    pub purposes: BTreeMap<String, BTreeMap<Role, String>>,
+    /// Which rows callers may know of, by name.
+    pub row_policies: BTreeMap<String, RowPolicy>,
     /// What may be filtered and sorted by.
     pub query: QueryPolicy,
     /// Who may export what.
@@ -629,7 +635,7 @@ staleMode: reject
         ("maskingProfiles: { Owner: {} }", "is not a role"),
         (
             "maskingProfiles: { Reader: {}, Audit.Reader: {} }",
-            "names a role twice",
+            "names a profile twice",
         ),
         ("maskingProfiles: {}", "at least one profile"),
         (

@@ -7,6 +7,7 @@ use crate::ids::StreamName;
 use super::bundle::{Bundle, ColumnName, FieldRule, RETENTION_CLASSES_MAX, RetentionClass};
 use super::column::{self, ColumnKind};
 use super::path::{FieldPath, Step};
+use super::row::RowField;
 use super::rule::{Generalize, MaskRule, WriteRule};
 
 /// Columns of the evidence and quarantine tables: masks and visibility go by name, so no promoted column shares one.
@@ -31,6 +32,8 @@ pub(super) fn reasons_against(bundle: &Bundle) -> Vec<String> {
     fields(bundle, &mut reasons);
     promotions(bundle, &mut reasons);
     profiles(bundle, &mut reasons);
+    purposes(bundle, &mut reasons);
+    row_policies(bundle, &mut reasons);
     query(bundle, &mut reasons);
     reasons
 }
@@ -156,6 +159,52 @@ fn profiles(bundle: &Bundle, reasons: &mut Vec<String>) {
                 reasons.push(format!("{at}: this column cannot be masked"));
             } else if let Some(fault) = misfit(path, *mask) {
                 reasons.push(format!("{at}: {fault}"));
+            }
+        }
+    }
+}
+
+fn purposes(bundle: &Bundle, reasons: &mut Vec<String>) {
+    for (purpose, profiles) in &bundle.purposes {
+        for (role, profile) in profiles {
+            if !bundle.masking_profiles.contains_key(profile) {
+                let role = role.profile_name();
+                reasons.push(format!(
+                    "purposes.{purpose}.{role}: there is no masking profile {profile}"
+                ));
+            }
+        }
+    }
+}
+
+fn row_policies(bundle: &Bundle, reasons: &mut Vec<String>) {
+    for (name, policy) in &bundle.row_policies {
+        let at = format!("rowPolicies.{name}");
+        if policy.roles.is_empty() && !policy.mandatory {
+            reasons.push(format!(
+                "{at}: is for nobody; give it roles, or make it mandatory"
+            ));
+        }
+        let mut fields = BTreeSet::new();
+        policy
+            .predicate
+            .each(&mut |test| fields.extend(test.field()));
+        for field in fields {
+            let path = match &field {
+                RowField::Label(key) => FieldPath::Label(key.clone()),
+                RowField::Column(column) => bundle
+                    .promoted()
+                    .find(|(promoted, _)| promoted.as_str() == column)
+                    .map_or_else(
+                        || FieldPath::Column(column.clone()),
+                        |(_, path)| path.clone(),
+                    ),
+            };
+            // What is stored is not what was sent: no comparison that the author can write is about it.
+            if bundle.write_rule_for(&path) != WriteRule::Keep {
+                reasons.push(format!(
+                    "{at}: {field} is rewritten before it is stored, so no value equals it"
+                ));
             }
         }
     }

@@ -12,6 +12,7 @@ mod check;
 pub mod column;
 mod parse;
 pub mod path;
+pub mod row;
 pub mod rule;
 pub mod signed;
 pub mod store;
@@ -23,6 +24,7 @@ pub use bundle::{
     QueryPolicy, Residency, Retention, RetentionClass, StaleMode, WriteFailover,
 };
 pub use path::{FieldPath, PathError, Step};
+pub use row::{RowPolicy, RowRule};
 pub use rule::{Generalize, MaskProfile, MaskRule, WriteRule};
 pub use signed::{SignedBundle, Unverified};
 pub use store::{CurrentPolicy, Error, Policies};

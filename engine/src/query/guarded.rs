@@ -19,6 +19,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::error::Error;
 use super::guarded_exec::{GuardedScanExec, Parts};
 use super::leakproof::below_the_guard;
+use super::rows::RowFilter;
 use super::source::{Layout, RawScan, RecordSource};
 use super::table_name::TableName;
 use super::viewer::{TENANT, View, Viewer};
@@ -70,15 +71,22 @@ impl GuardedTable {
         })
     }
 
-    /// The rows to ask storage for: the tenant's, and of those the ones that the client's leakproof filters want.
-    fn predicate(&self, filters: &[Expr]) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+    /// The rows to ask storage for: the tenant's, and of those the ones that the row policy may show and that the client's
+    /// leakproof filters want.
+    fn predicate(
+        &self,
+        rows: Option<&RowFilter>,
+        filters: &[Expr],
+    ) -> Result<Option<Arc<dyn PhysicalExpr>>> {
         let schema = DFSchema::try_from(self.source.schema())?;
         let tenant = match self.source.layout() {
             Layout::OneTenant => None,
             Layout::Mixed => Some(col(TENANT).eq(lit(self.viewer.tenant()))),
         };
         let wanted = filters.iter().filter_map(|filter| self.below(filter));
-        let predicate = tenant.into_iter().chain(wanted).reduce(Expr::and);
+        let visible = rows.into_iter().flat_map(RowFilter::pruning);
+        let predicate = tenant.into_iter().chain(visible).chain(wanted);
+        let predicate = predicate.reduce(Expr::and);
         predicate
             .map(|predicate| {
                 create_physical_expr(
@@ -133,10 +141,12 @@ impl TableProvider for GuardedTable {
             Some(projection) => projection.clone(),
             None => (0..self.view.columns.len()).collect(),
         };
-        let parts = Parts::for_columns(&self.view, &self.source.schema(), &shown)?;
+        let stored = self.source.schema();
+        let rows = RowFilter::of(self.viewer.decision(), self.table, &stored)?;
+        let parts = Parts::for_columns(&self.view, &stored, &shown, rows)?;
         let raw = RawScan {
             projection: parts.stored.clone(),
-            predicate: self.predicate(filters)?,
+            predicate: self.predicate(parts.rows(), filters)?,
             target_partitions: state.config().target_partitions(),
         };
         let inner = self.source.scan(raw).await?;

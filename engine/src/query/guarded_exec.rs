@@ -1,7 +1,7 @@
 //! The leaf of every client's plan: stored rows in, what the caller may see out.
 //!
 //! ```text
-//! source ──▶ the tenant's rows, asserted ──▶ values put back, masks ──▶ requested columns
+//! source ──▶ the tenant's rows, asserted ──▶ row policy ──▶ values put back, masks ──▶ requested columns
 //! ```
 //! Invariant: to every rule that rewrites a plan this is a leaf without children, expressions, statistics of columns or
 //! a way to take a filter, a projection or a limit. What runs inside is decided when it is made.
@@ -13,6 +13,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBa
 use arrow::compute::{filter_record_batch, kernels::cmp};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use catalog::policy::RowRule;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, Statistics};
@@ -34,6 +35,7 @@ use futures::{StreamExt, stream};
 use super::error::Error;
 use super::evolving::Upcasts;
 use super::masking::ColumnMask;
+use super::rows::RowFilter;
 use super::sanitize;
 use super::source::{Layout, RecordSource};
 use super::table_name::TableName;
@@ -50,6 +52,8 @@ pub(super) struct Parts {
     schema: SchemaRef,
     /// What old rows go through first, if a shown column needs it.
     upcasts: Option<Arc<Upcasts>>,
+    /// Which rows are shown, if not all.
+    rows: Option<RowFilter>,
 }
 
 #[derive(Debug, Clone)]
@@ -66,6 +70,7 @@ impl Parts {
         view: &View,
         stored: &Schema,
         shown: &[usize],
+        rows: Option<RowFilter>,
     ) -> Result<Self, Error> {
         let tenant = stored.index_of(TENANT).map_err(|_| Error::Internal)?;
         let mut parts = Self {
@@ -73,6 +78,7 @@ impl Parts {
             shown: Vec::with_capacity(shown.len()),
             schema: Arc::new(view.schema.project(shown).map_err(|_| Error::Internal)?),
             upcasts: None,
+            rows: None,
         };
         for index in shown {
             let column = view.columns.get(*index).ok_or(Error::Internal)?;
@@ -91,6 +97,10 @@ impl Parts {
                 mask: column.mask.clone(),
             });
         }
+        for needed in rows.iter().flat_map(RowFilter::needs) {
+            parts.read(needed);
+        }
+        parts.rows = rows;
         Ok(parts)
     }
 
@@ -101,6 +111,28 @@ impl Parts {
         }
         self.stored.push(stored);
         self.stored.len() - 1
+    }
+
+    /// Which rows are shown, if not all.
+    pub(super) fn rows(&self) -> Option<&RowFilter> {
+        self.rows.as_ref()
+    }
+
+    /// The rows that the caller may know of.
+    fn visible(&self, batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let Some(rows) = &self.rows else {
+            return Ok(batch);
+        };
+        let kept = rows.keeps(batch.num_rows(), &|index| self.stored(&batch, index))?;
+        filter_record_batch(&batch, &kept)
+    }
+
+    /// A stored column of a batch that was read.
+    fn stored<'a>(&self, batch: &'a RecordBatch, index: usize) -> Result<&'a ArrayRef, ArrowError> {
+        let place = self.stored.iter().position(|read| *read == index);
+        place
+            .and_then(|place| batch.columns().get(place))
+            .ok_or_else(|| ArrowError::SchemaError("a column that was not read".to_owned()))
     }
 
     /// Names of the shown columns that are not as they were sent.
@@ -120,13 +152,7 @@ impl Parts {
     /// The batch that the caller sees.
     fn show(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let lost = || ArrowError::SchemaError("a column that was not read".to_owned());
-        let stored = |index: usize| -> Result<&ArrayRef, ArrowError> {
-            let place = self.stored.iter().position(|read| *read == index);
-            batch
-                .columns()
-                .get(place.ok_or_else(lost)?)
-                .ok_or_else(lost)
-        };
+        let stored = |index: usize| self.stored(batch, index);
         let upcast = self.upcasts.as_ref();
         let upcast = upcast.map(|upcasts| upcasts.rows(&stored)).transpose()?;
         let mut columns = Vec::with_capacity(self.shown.len());
@@ -192,9 +218,19 @@ impl GuardedScanExec {
         self.viewer.decision().id
     }
 
+    pub(crate) fn table(&self) -> TableName {
+        self.table
+    }
+
+    /// The row policy that it enforces, if any.
+    pub(crate) fn row_rule(&self) -> Option<&Arc<RowRule>> {
+        self.parts.rows.as_ref().map(RowFilter::rule)
+    }
+
     /// Rows, if their number is known and nothing of it depends on what the caller does not see.
     fn row_count(&self, args: &StatisticsArgs) -> Precision<usize> {
-        if self.is_filtered || self.source.layout() != Layout::OneTenant {
+        let is_filtered = self.is_filtered || self.parts.rows.is_some();
+        if is_filtered || self.source.layout() != Layout::OneTenant {
             return Precision::Absent;
         }
         let counted = StatisticsContext::new().compute(self.inner.as_ref(), args);
@@ -342,7 +378,10 @@ impl Shown {
             None => match self.rows.next().await {
                 Some(batch) => {
                     let batch = batch.map_err(|error| sanitize::scan(&error))?;
-                    own_rows(batch, self.viewer.tenant(), self.layout)?
+                    let own = own_rows(batch, self.viewer.tenant(), self.layout)?;
+                    self.parts
+                        .visible(own)
+                        .map_err(|error| unmaskable(&error))?
                 }
                 None => return Ok(None),
             },
@@ -410,8 +449,14 @@ impl DisplayAs for GuardedScanExec {
 /// What a guarded scan says of itself: the rules by name, nothing of their values.
 pub(super) fn guard_line(viewer: &Viewer, table: TableName, masked: &[&str]) -> String {
     let profile = &viewer.decision().profile.name;
+    let rows = viewer.decision().rows.as_deref();
+    let policies: String = rows
+        .into_iter()
+        .flat_map(|rows| &rows.policies)
+        .map(|policy| format!("RLS.Row.{policy},"))
+        .collect();
     format!(
-        "GuardedScanExec: {table} profile={profile} rules=[RLS.Tenant,Mask.{profile}] masked=[{}]",
+        "GuardedScanExec: {table} profile={profile} rules=[RLS.Tenant,{policies}Mask.{profile}] masked=[{}]",
         masked.join(",")
     )
 }

@@ -17,7 +17,7 @@ use super::testing::{CANARY, Caller, ONE, OTHER};
 const HOSTILE: &str = include_str!("hostile.sql");
 
 /// The statements of the list, and whether their answers do not depend on the order of rows.
-fn statements() -> impl Iterator<Item = (&'static str, bool)> {
+pub(super) fn statements() -> impl Iterator<Item = (&'static str, bool)> {
     let lines = HOSTILE.lines().map(str::trim);
     let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("--"));
     lines.map(|line| match line.strip_prefix('~') {
@@ -28,7 +28,7 @@ fn statements() -> impl Iterator<Item = (&'static str, bool)> {
 
 /// What is observed, with its lines in order, and what a line lists: no order was asked for, or it is the same anyway. (The
 /// planner lists the columns that a sort adds in the order of a hash table.)
-fn in_order(observed: &str) -> String {
+pub(super) fn in_order(observed: &str) -> String {
     let sorted = |text: &str, by: &str| {
         let mut parts: Vec<&str> = text.split(by).map(str::trim).collect();
         parts.sort_unstable();
@@ -226,7 +226,7 @@ fn expression() -> impl Strategy<Value = String> {
 }
 
 /// Statements around such expressions.
-fn statement() -> impl Strategy<Value = String> {
+pub(super) fn statement() -> impl Strategy<Value = String> {
     let three = (expression(), expression(), expression());
     (three, 0..8_usize).prop_map(|((a, b, c), form)| match form {
         0 => format!("SELECT {a} FROM records ORDER BY {b}, record_id"),

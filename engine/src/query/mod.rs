@@ -4,8 +4,8 @@
 //! ```text
 //! text ──statement, syntax──▶ one query ──session, tables──▶ only what the decision allows can be named
 //!      ──verify_logical (lineage, tenant_names)──▶ verified before any optimizer
-//!      ──guarded, guarded_exec, masking──▶ scans are opaque leaves: tenant, then masks, inside
-//!      ──verify_physical──▶ VerifiedPlan ──run──▶ rows, after the evidence is durable
+//!      ──guarded, guarded_exec, rows, masking──▶ scans are opaque leaves: tenant, row policy, then masks, inside
+//!      ──verify_physical, verify_rows──▶ VerifiedPlan ──run──▶ rows, after the evidence is durable
 //! ```
 //! Every layer fails closed by itself. What injects the guards (`guarded`, `guarded_exec`) and what checks that they are
 //! there (`verify_*`) share rules, not code.
@@ -15,12 +15,15 @@ mod answers;
 mod bounded;
 mod columns;
 mod error;
+mod evened;
 mod evolving;
 mod explain;
 mod fields;
 mod functions;
 mod guarded;
 mod guarded_exec;
+#[cfg(test)]
+mod hidden_rows;
 mod information;
 mod leakproof;
 #[cfg(test)]
@@ -35,6 +38,7 @@ mod queries;
 #[cfg(test)]
 mod refusals;
 mod relations;
+mod rows;
 mod rules;
 mod run;
 mod sanitize;
@@ -54,6 +58,7 @@ mod testing;
 mod upcasts;
 mod verify_logical;
 mod verify_physical;
+mod verify_rows;
 mod viewer;
 mod yielding;
 

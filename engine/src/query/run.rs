@@ -21,8 +21,9 @@ use futures::{FutureExt, StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 
 use super::error::Error;
+use super::evened::evened;
 use super::planning::{Planned, Work, panicked};
-use super::{sanitize, verify_physical};
+use super::{sanitize, verify_physical, verify_rows};
 
 /// Batches as they come. An error is an [`Error`], for [`Error::from_stream`] to take out.
 pub type BatchStream = SendableRecordBatchStream;
@@ -84,11 +85,17 @@ impl VerifiedPlan {
                 leaves,
             } => {
                 verify_physical::verify(&plan, self.decision.id, leaves.memory)?;
+                verify_rows::verify(&plan, &self.decision)?;
                 let started = catch_unwind(AssertUnwindSafe(|| execute_stream(plan, context)));
                 started
                     .map_err(|panic| panicked(panic.as_ref()))?
                     .map_err(|error| sanitize::running(&error))?
             }
+        };
+        let rows = if self.decision.rows.is_some() {
+            evened(rows)
+        } else {
+            rows
         };
         let running = Running {
             rows,

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use catalog::clock::Timestamp;
+use catalog::guard::Decision;
 use chrono::DateTime;
 use datafusion::common::Result;
 use datafusion::error::DataFusionError;
@@ -29,6 +30,7 @@ use super::table_name::AUDIT;
 use super::tables::{OneCatalog, SessionTables};
 use super::verify_logical::VerifyLogical;
 use super::verify_physical::VerifyPhysical;
+use super::verify_rows::VerifyRows;
 use super::yielding::YieldAboveJoins;
 
 /// Builds the session of one request.
@@ -52,7 +54,7 @@ pub(crate) fn state(
         .with_window_functions(FUNCTIONS.window())
         .with_expr_planners(Functions::planners())
         .with_analyzer_rule(Arc::new(verify))
-        .with_physical_optimizer_rules(physical_rules(viewer.decision().id))
+        .with_physical_optimizer_rules(physical_rules(viewer.decision()))
         .with_execution_props(ExecutionProps::new().with_query_execution_start_time(started))
         .build();
     Ok(state)
@@ -92,11 +94,20 @@ fn runtime(limits: &Limits) -> Result<Arc<RuntimeEnv>, Error> {
 
 /// The engine's rules between two looks of the verifier: before the first, because statistics can fold a scan away and
 /// leave nothing to look at, and after the last, because that is what runs.
-fn physical_rules(decision_id: [u8; 32]) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let look = || Arc::new(VerifyPhysical { decision_id }) as Arc<_>;
-    std::iter::once(look())
+fn physical_rules(decision: &Arc<Decision>) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let look = || -> [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 2] {
+        let decision_id = decision.id;
+        let decision = Arc::clone(decision);
+        [
+            Arc::new(VerifyPhysical { decision_id }),
+            Arc::new(VerifyRows { decision }),
+        ]
+    };
+    look()
+        .into_iter()
         .chain(PhysicalOptimizer::new().rules)
-        .chain([Arc::new(YieldAboveJoins) as Arc<_>, look()])
+        .chain([Arc::new(YieldAboveJoins) as Arc<_>])
+        .chain(look())
         .collect()
 }
 

@@ -10,12 +10,13 @@ use arrow::datatypes::SchemaRef;
 use arrow::util::pretty::pretty_format_batches;
 use async_trait::async_trait;
 use catalog::clock::{Clock, ManualClock, Timestamp};
-use catalog::context::Role;
+use catalog::context::{Attributes, Role};
 use catalog::evidence::{EvidenceReceipt, EvidenceRef};
 use catalog::guard::{Decision, OperationKind};
 use catalog::ids::{CorrelationId, PolicyVersion, RecordId, SiloId, TenantId};
 use catalog::keys::SecretKey;
-use catalog::policy::{Bundle, PinnedPolicy};
+use catalog::policy::row::Predicate;
+use catalog::policy::{Bundle, PinnedPolicy, RowRule};
 use datafusion::common::ParamValues;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::physical_expr::expressions::col;
@@ -49,7 +50,7 @@ const EPOCH: i64 = 1_767_225_600_000_000;
 const MINUTE: i64 = 60_000_000;
 
 /// A policy with every kind of mask, and columns promoted from the context and the labels.
-const POLICY: &str = r#"
+pub(super) const POLICY: &str = r#"
 tenant: "acme"
 version: 1
 residency: { allowedSilos: ["local"] }
@@ -193,6 +194,16 @@ impl Caller {
         self.sources = Arc::new(Memory {
             batch: numbered_records(ONE, 0..count),
             layout: Layout::Mixed,
+            read: Arc::clone(&self.read),
+        });
+        self
+    }
+
+    /// The same over these rows.
+    pub(super) fn over(mut self, batch: RecordBatch, layout: Layout) -> Self {
+        self.sources = Arc::new(Memory {
+            batch,
+            layout,
             read: Arc::clone(&self.read),
         });
         self
@@ -347,7 +358,12 @@ fn decision(role: Role, policy: &str) -> Decision {
         .unwrap()
         .clone();
     let tenant = TenantId::parse(OWN).unwrap();
-    let is_admin = role == Role::AuditAdmin;
+    let attributes = Attributes {
+        org_unit: Some("north".to_owned()),
+        ..Attributes::default()
+    };
+    let rows = rows(&bundle, &attributes);
+    let is_admin = role == Role::AuditAdmin && rows.is_none();
     Decision {
         id: [7; 32],
         tenant: tenant.clone(),
@@ -359,13 +375,14 @@ fn decision(role: Role, policy: &str) -> Decision {
         roles: [role].into(),
         scopes: Default::default(),
         profile: Arc::new(profile),
+        rows,
         policy: Arc::new(PinnedPolicy {
             version: PolicyVersion { tenant, number: 1 },
             bundle,
             digest: [0; 32],
         }),
         stream: None,
-        purpose: None,
+        attributes,
         basis: vec!["RLS.Tenant".to_owned()],
         correlation: CorrelationId::parse("0123456789abcdef0123456789abcdef").unwrap(),
         expires_at: at(2_000_000),
@@ -373,6 +390,20 @@ fn decision(role: Role, policy: &str) -> Decision {
         may_see_quarantine: is_admin,
         may_see_evidence: is_admin,
     }
+}
+
+/// The rows that all policies of a bundle select.
+fn rows(bundle: &Bundle, attributes: &Attributes) -> Option<Arc<RowRule>> {
+    let policies = bundle.row_policies.values();
+    let all: Vec<_> = policies
+        .map(|policy| policy.for_caller(attributes))
+        .collect();
+    (!all.is_empty()).then(|| {
+        Arc::new(RowRule {
+            policies: bundle.row_policies.keys().cloned().collect(),
+            predicate: Predicate::All(all),
+        })
+    })
 }
 
 /// A time, in minutes from the first record.
@@ -397,7 +428,7 @@ pub(super) fn numbered_records(world: World, numbers: Range<i64>) -> RecordBatch
     batch::records(rows, &["user_phone", "owner", "ticket"]).unwrap()
 }
 
-fn own_row(number: i64, secret: &str) -> StoredRecord {
+pub(super) fn own_row(number: i64, secret: &str) -> StoredRecord {
     let hidden = |what: &str| format!("{CANARY}-{what}-{secret}-{number}");
     let text = |value: String| Some(value);
     let actions = ["Appointment.Booked", "Appointment.Cancelled", "Login"];
@@ -439,7 +470,7 @@ fn own_row(number: i64, secret: &str) -> StoredRecord {
     row
 }
 
-fn foreign_row(number: i64, copy: usize, secret: &str) -> StoredRecord {
+pub(super) fn foreign_row(number: i64, copy: usize, secret: &str) -> StoredRecord {
     let foreign = || Some(format!("{CANARY}-foreign-{secret}-{number}-{copy}"));
     let mut row = row(FOREIGN, number * 10 + i64::try_from(copy).unwrap() + 100);
     // Between the caller's rows, in time as in the file.

@@ -22,6 +22,7 @@ use super::information::InformationTable;
 use super::limits::Limits;
 use super::lineage::{Leaf, Walk};
 use super::sanitize;
+use super::table_name::TableName;
 use super::viewer::Viewer;
 
 /// What a verified plan may have at its leaves, for the physical verifier.
@@ -166,6 +167,9 @@ fn leaf_of(plan: &LogicalPlan, viewer: &Viewer) -> Result<Leaf, Error> {
     if let Some(table) = provider.downcast_ref::<GuardedTable>() {
         if table.decision_id() != viewer.decision().id {
             return Err(refused("a scan of another decision's table"));
+        }
+        if viewer.decision().rows.is_some() && table.table() != TableName::Records {
+            return Err(refused("a table that a row policy keeps from the caller"));
         }
         return Ok(Leaf::Table(table.table(), Arc::clone(table.view())));
     }

@@ -186,8 +186,8 @@ impl Viewer {
     fn has_column(&self, name: &str) -> bool {
         match schema::visibility(name) {
             Visibility::Hidden => false,
-            // There are no row policies yet: everyone is without one.
-            Visibility::WithoutRowPolicy => true,
+            // A position among all rows counts the hidden ones.
+            Visibility::WithoutRowPolicy => self.decision.rows.is_none(),
             Visibility::Everyone => schema::description(name).is_some() || self.is_promoted(name),
         }
     }

@@ -513,6 +513,8 @@ mod tests {
             retention: [(StreamName::audit_default(), retention)].into(),
             fields: fields.collect(),
             masking_profiles: BTreeMap::new(),
+            purposes: BTreeMap::new(),
+            row_policies: BTreeMap::new(),
             query: QueryPolicy::default(),
             export: ExportPolicy::default(),
             stale_mode: StaleMode::Serve,

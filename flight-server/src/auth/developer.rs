@@ -54,6 +54,10 @@ pub struct TokenRequest {
     pub data_silo: Option<String>,
     /// What it may be used for.
     pub purpose: Option<String>,
+    /// The part of the organisation its bearer belongs to.
+    pub org_unit: Option<String>,
+    /// What the customer has bought.
+    pub edition: Option<String>,
 }
 
 /// The issuer, holding its signing key.
@@ -125,6 +129,8 @@ impl Developer {
             ("tenant", &request.tenant),
             ("data_silo", &request.data_silo),
             ("purpose", &request.purpose),
+            ("org_unit", &request.org_unit),
+            ("edition", &request.edition),
         ];
         for (name, value) in optional {
             if let Some(value) = value {

@@ -248,7 +248,7 @@ async fn the_development_issuers_tokens_are_verified_like_any_other() {
         roles: vec!["Audit.Reader".to_owned()],
         scopes: vec!["audit.read".to_owned(), "audit.write".to_owned()],
         data_silo: None,
-        purpose: None,
+        ..TokenRequest::default()
     };
     let token = developer.mint(&request, Duration::from_secs(60), world.clock.now());
     let claims = authenticator.verify(&token).await.unwrap();

@@ -28,6 +28,12 @@ pub(super) struct Arguments {
     /// Purpose, for policies that look at it
     #[arg(long)]
     purpose: Option<String>,
+    /// Part of the organisation, likewise
+    #[arg(long)]
+    org_unit: Option<String>,
+    /// Edition, likewise
+    #[arg(long)]
+    edition: Option<String>,
     /// Minutes until it expires
     #[arg(long, default_value_t = 720, value_parser = clap::value_parser!(u64).range(1..=10_080))]
     minutes: u64,
@@ -48,6 +54,8 @@ pub(super) fn run(config: Config, arguments: &Arguments) -> Result<(), Error> {
             .map(|scope| scope_name(scope))
             .collect::<Result<_, _>>()?,
         purpose: arguments.purpose.clone(),
+        org_unit: arguments.org_unit.clone(),
+        edition: arguments.edition.clone(),
         ..TokenRequest::default()
     };
     say(mint(

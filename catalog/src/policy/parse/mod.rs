@@ -3,6 +3,7 @@
 //! The document is read as a plain tree and taken apart by hand, so that one answer lists all unknown keys, missing keys
 //! and values out of range instead of the first one. What a well-formed bundle may say is `check`'s business.
 
+mod access;
 mod reader;
 mod rule;
 
@@ -33,6 +34,8 @@ const SECTIONS: &[&str] = &[
     "redaction",
     "fields",
     "maskingProfiles",
+    "purposes",
+    "rowPolicies",
     "query",
     "export",
     "staleMode",
@@ -97,6 +100,14 @@ impl Reader {
         let profiles = self
             .required(&section, "maskingProfiles")
             .map(|node| self.profiles(&node));
+        let purposes = section
+            .get("purposes")
+            .map(|node| self.purposes(&node))
+            .unwrap_or_default();
+        let row_policies = section
+            .get("rowPolicies")
+            .map(|node| self.row_policies(&node, &fields))
+            .unwrap_or_default();
         let query = section
             .get("query")
             .map(|node| self.query(&node))
@@ -105,13 +116,9 @@ impl Reader {
             .get("export")
             .map(|node| self.export(&node))
             .unwrap_or_default();
-        let stale_mode = section.get("staleMode").and_then(|node| {
-            self.word(&node, "serve or reject", |text| match text {
-                "serve" => Some(StaleMode::Serve),
-                "reject" => Some(StaleMode::Reject),
-                _ => None,
-            })
-        });
+        let stale_mode = section
+            .get("staleMode")
+            .and_then(|node| self.stale_mode(&node));
         Some(Bundle {
             tenant: named?,
             version: version?,
@@ -120,9 +127,19 @@ impl Reader {
             retention: retention?,
             fields,
             masking_profiles: profiles?,
+            purposes,
+            row_policies,
             query,
             export,
             stale_mode: stale_mode.unwrap_or_default(),
+        })
+    }
+
+    fn stale_mode(&mut self, node: &Node<'_>) -> Option<StaleMode> {
+        self.word(node, "serve or reject", |text| match text {
+            "serve" => Some(StaleMode::Serve),
+            "reject" => Some(StaleMode::Reject),
+            _ => None,
         })
     }
 
@@ -252,8 +269,11 @@ impl Reader {
         let mut profiles = BTreeMap::new();
         for (name, value) in self.entries(node).into_iter().flatten() {
             let place = join(&node.place, name);
-            let Some(role) = Role::parse_profile(name) else {
-                self.refuse(&place, "is not a role");
+            let Some(name) = access::profile_name(name) else {
+                self.refuse(
+                    &place,
+                    "is not a role, and a profile of another name begins with a small letter",
+                );
                 continue;
             };
             let mut fields = BTreeMap::new();
@@ -273,12 +293,11 @@ impl Reader {
                 let rule = self.mask_rule(&node);
                 fields.extend(path.zip(rule));
             }
-            let name = role.profile_name().to_owned();
             if profiles
                 .insert(name.clone(), MaskProfile { name, fields })
                 .is_some()
             {
-                self.refuse(&place, "names a role twice");
+                self.refuse(&place, "names a profile twice");
             }
         }
         profiles
