@@ -27,6 +27,12 @@ pub enum Denial {
         /// What would be needed.
         needs: &'static str,
     },
+    /// The Rego module of the tenant's policy says no, or nothing.
+    #[error("the tenant's policy does not allow this")]
+    PolicyDenies,
+    /// The Rego module cannot be evaluated, or asks for what the policy does not have.
+    #[error("the tenant's policy could not be evaluated")]
+    PolicyFails,
     /// A plan names another tenant.
     #[error("a statement may name only the caller's own tenant")]
     CrossTenantQuery,
@@ -73,6 +79,7 @@ impl Denial {
             Self::UnknownTenant => "unknown-tenant",
             Self::InvalidToken => "invalid-token",
             Self::Forbidden { .. } => "forbidden",
+            Self::PolicyDenies | Self::PolicyFails => "forbidden",
             Self::CrossTenantQuery => "cross-tenant-query",
             Self::ResidencyConflict => "residency-conflict",
             Self::PolicyVersionStale => "policy-version-stale",

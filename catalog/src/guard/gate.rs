@@ -11,12 +11,14 @@ use crate::evidence::{
     Evidence, EvidenceEntry, EvidenceReceipt, EvidenceRef, EvidenceUnavailable, Verdict,
 };
 use crate::ids::{SiloId, StreamName, TenantId};
-use crate::policy::{CurrentPolicy, Policies, StaleMode};
+use crate::policy::rego::{Judge, Obligations};
+use crate::policy::{CurrentPolicy, PinnedPolicy, Policies, StaleMode};
 use crate::tenant::{Registry, TenantRecord};
 
 use super::decision::{self, Decision};
 use super::denial::Denial;
 use super::permit::{Operation, OperationKind, Permit, Read};
+use super::question::{self, asks_rego};
 use super::request::Request;
 use super::rules::{self, Standing};
 use super::visible::Sight;
@@ -28,6 +30,7 @@ pub struct Gate {
     policies: Arc<Policies>,
     evidence: Arc<dyn Evidence>,
     clock: Arc<dyn Clock>,
+    judge: Judge,
 }
 
 impl Gate {
@@ -43,6 +46,7 @@ impl Gate {
             policies,
             evidence,
             clock,
+            judge: Judge::new(),
         }
     }
 
@@ -100,7 +104,8 @@ impl Gate {
                 Ok(Permit::new(Arc::new(decision), receipt))
             }
             Err(denial) => {
-                let about = about(request.target.as_ref());
+                let mut about = about(request.target.as_ref());
+                about.extend(question::basis_of(&denial).map(str::to_owned));
                 drop(
                     self.refuse(context, Op::KIND, denial.slug(), request.statement, about)
                         .await,
@@ -267,7 +272,11 @@ impl Gate {
         basis.extend(about(request.target.as_ref()));
         basis.extend(admitted(operation, &record, &current, confirmed)?);
         let attributes = context.attributes();
-        let sight = Sight::of(&current.policy.bundle, operation, &roles, attributes)?;
+        let bundle = &current.policy.bundle;
+        let obligations = self
+            .judged(context, operation, request, &current.policy, now)
+            .await?;
+        let sight = Sight::of(bundle, operation, &roles, attributes, obligations.as_ref())?;
         streamed(operation, &record, request, sight.may_see_evidence)?;
         basis.extend(sight.basis);
         Ok(decision::sealed(Decision {
@@ -292,6 +301,22 @@ impl Gate {
             may_see_quarantine: sight.may_see_quarantine,
             may_see_evidence: sight.may_see_evidence,
         }))
+    }
+
+    /// What the policy's Rego module says, where it has one that is asked.
+    async fn judged(
+        &self,
+        context: &TenantContext,
+        operation: OperationKind,
+        request: &Request,
+        policy: &PinnedPolicy,
+        now: Timestamp,
+    ) -> Result<Option<Obligations>, Denial> {
+        let Some(rego) = policy.bundle.rego.as_ref().filter(|_| asks_rego(operation)) else {
+            return Ok(None);
+        };
+        let input = question::input(context, operation, request, policy, now);
+        Ok(Some(self.judge.ask(context.tenant(), rego, input).await?))
     }
 
     /// Only operators name another tenant, and its state must allow what they want with it.

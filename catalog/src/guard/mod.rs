@@ -5,15 +5,18 @@
 //! TenantContext + Request   ── Gate::authorize ─▶ Permit<Op> carrying a Decision, or a Denial
 //! ```
 //! In this order: the token's end, the tenant and its state, where its data lives, the caller's roles and scopes, the
-//! tenant the request names, the policy, the rows and the stream. Deny by default; both ways leave evidence, except that
+//! tenant the request names, the policy, its Rego module, the rows and the stream. Deny by default; both ways leave evidence, except that
 //! what is only planned leaves it when it is denied.
 
 mod decision;
 mod denial;
 mod gate;
 #[cfg(test)]
+mod judged;
+#[cfg(test)]
 mod matrix;
 mod permit;
+mod question;
 mod request;
 mod rules;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::context::{Attributes, Role};
+use crate::policy::rego::Obligations;
 use crate::policy::row::Predicate;
 use crate::policy::{Bundle, MaskProfile, RowPolicy, RowRule};
 
@@ -30,16 +31,23 @@ impl Sight {
         operation: OperationKind,
         roles: &BTreeSet<Role>,
         attributes: &Attributes,
+        obligations: Option<&Obligations>,
     ) -> Result<Self, Denial> {
-        let profile = profile(bundle, roles, attributes);
-        let rows = rows(bundle, roles, attributes);
+        let none = Obligations::default();
+        let asked = obligations.unwrap_or(&none);
+        let profile = obliged(bundle, profile(bundle, roles, attributes), asked)?;
+        let rows = rows(bundle, roles, attributes, asked)?;
         unrestricted(operation, rows.as_ref())?;
         let sees =
             |readers: &[Role]| rows.is_none() && readers.iter().any(|role| roles.contains(role));
         Ok(Self {
             may_see_quarantine: sees(QUARANTINE_READERS),
             may_see_evidence: sees(EVIDENCE_READERS),
-            basis: basis(operation, &profile, rows.as_deref(), attributes),
+            basis: obligations
+                .map(|_| "Rego.Allows".to_owned())
+                .into_iter()
+                .chain(basis(operation, &profile, rows.as_deref(), attributes))
+                .collect(),
             profile,
             rows,
         })
@@ -68,39 +76,76 @@ fn profile(bundle: &Bundle, roles: &BTreeSet<Role>, attributes: &Attributes) -> 
     })
 }
 
+/// The masks of a caller once the module has been asked: as strict as the profile it names as well, or where the bundle
+/// lets it widen, that one instead.
+fn obliged(
+    bundle: &Bundle,
+    profile: Arc<MaskProfile>,
+    asked: &Obligations,
+) -> Result<Arc<MaskProfile>, Denial> {
+    let Some(name) = &asked.masking_profile else {
+        return Ok(profile);
+    };
+    let named = bundle.masking_profiles.get(name);
+    let named = named.ok_or(Denial::PolicyFails)?;
+    Ok(Arc::new(if may_widen(bundle) {
+        named.clone()
+    } else {
+        let both = [profile.as_ref(), named];
+        MaskProfile::merged(format!("{}+{name}", profile.name), both)
+    }))
+}
+
+fn may_widen(bundle: &Bundle) -> bool {
+    bundle.rego.as_ref().is_some_and(|rego| rego.may_widen)
+}
+
 /// The rows of a caller. A role sees the rows that any of its policies selects, and all if it has none; several roles
 /// see what each of them sees. Whoever reads by a scope alone is under the policies of all roles. What is mandatory
-/// holds beside that.
-fn rows(bundle: &Bundle, roles: &BTreeSet<Role>, attributes: &Attributes) -> Option<Arc<RowRule>> {
-    let own: BTreeSet<Role> = reading(roles).collect();
-    let counts = |policy: &&RowPolicy| {
-        let any = policy.roles.iter().any(|role| own.contains(role));
-        any || own.is_empty() || (policy.mandatory && policy.roles.is_empty())
-    };
-    let policies: Vec<&RowPolicy> = bundle.row_policies.values().filter(counts).collect();
-    if policies.is_empty() {
-        return None;
+/// holds beside that, and so does what the module asks for; where the bundle lets it widen, that stands in for what the
+/// roles have.
+fn rows(
+    bundle: &Bundle,
+    roles: &BTreeSet<Role>,
+    attributes: &Attributes,
+    asked: &Obligations,
+) -> Result<Option<Arc<RowRule>>, Denial> {
+    let known = |name: &String| bundle.row_policies.contains_key(name);
+    if !asked.row_policies.iter().all(known) {
+        return Err(Denial::PolicyFails);
     }
-    let granting = |role: &Role| -> Option<Predicate<_>> {
-        let of_role = policies
-            .iter()
-            .filter(|policy| !policy.mandatory && policy.roles.contains(role));
-        let any: Vec<_> = of_role
-            .map(|policy| policy.for_caller(attributes))
+    let mut own: BTreeSet<Role> = reading(roles).collect();
+    if own.is_empty() {
+        own = Role::ALL.into_iter().collect();
+    }
+    let is_for = |policy: &RowPolicy| policy.roles.iter().any(|role| own.contains(role));
+    let mut names = asked.row_policies.clone();
+    let mut all = Vec::new();
+    for policy in bundle.row_policies.values() {
+        let is_mandatory = policy.mandatory && (policy.roles.is_empty() || is_for(policy));
+        if is_mandatory || asked.row_policies.contains(&policy.name) {
+            names.insert(policy.name.clone());
+            all.push(policy.for_caller(attributes));
+        }
+    }
+    let is_replaced = may_widen(bundle) && !asked.row_policies.is_empty();
+    for role in own.iter().filter(|_| !is_replaced) {
+        let policies = bundle.row_policies.values();
+        let granting: Vec<&RowPolicy> = policies
+            .filter(|policy| !policy.mandatory && policy.roles.contains(role))
             .collect();
-        (!any.is_empty()).then_some(Predicate::Any(any))
-    };
-    let roles = if own.is_empty() {
-        Role::ALL.into_iter().collect()
-    } else {
-        own
-    };
-    let mut all: Vec<_> = roles.iter().filter_map(granting).collect();
-    let mandatory = policies.iter().filter(|policy| policy.mandatory);
-    all.extend(mandatory.map(|policy| policy.for_caller(attributes)));
-    Some(Arc::new(RowRule {
-        policies: policies.iter().map(|policy| policy.name.clone()).collect(),
-        predicate: Predicate::All(all),
+        if !granting.is_empty() {
+            names.extend(granting.iter().map(|policy| policy.name.clone()));
+            let any = granting.iter().map(|policy| policy.for_caller(attributes));
+            all.push(Predicate::Any(any.collect()));
+        }
+    }
+    let is_restricted = !names.is_empty();
+    Ok(is_restricted.then(|| {
+        Arc::new(RowRule {
+            policies: names,
+            predicate: Predicate::All(all),
+        })
     }))
 }
 
@@ -186,7 +231,7 @@ rowPolicies:
 
     fn sight(bundle: &Bundle, roles: &[Role], attributes: &Attributes) -> Sight {
         let roles = roles.iter().copied().collect();
-        Sight::of(bundle, OperationKind::Read, &roles, attributes).unwrap()
+        Sight::of(bundle, OperationKind::Read, &roles, attributes, None).unwrap()
     }
 
     #[test]
@@ -249,18 +294,18 @@ rowPolicies:
             (
                 vec![Role::Reader],
                 &north,
-                "(((stream = 'prod'))) AND (action <> 'Draft')",
+                "(action <> 'Draft') AND (((stream = 'prod')))",
             ),
             (
                 vec![Role::Reader, Role::Investigator],
                 &north,
-                "((stream = 'prod')) AND ((resource_id = 'north') OR (stream = 'prod')) AND (action <> 'Draft')",
+                "(action <> 'Draft') AND ((stream = 'prod')) AND ((resource_id = 'north') OR (stream = 'prod'))",
             ),
             // Whoever has no role is under the policies of all.
             (
                 vec![],
                 &north,
-                "((stream = 'prod')) AND ((resource_id = 'north') OR (stream = 'prod')) AND (action <> 'Draft')",
+                "(action <> 'Draft') AND ((stream = 'prod')) AND ((resource_id = 'north') OR (stream = 'prod'))",
             ),
         ] {
             let sight = sight(&bundle, &roles, attributes);
@@ -287,6 +332,7 @@ rowPolicies:
             OperationKind::QuarantineRead,
             &BTreeSet::from([Role::AuditAdmin]),
             &Attributes::default(),
+            None,
         );
         assert!(matches!(quarantine, Err(Denial::Forbidden { .. })));
     }

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use crate::context::Role;
 use crate::ids::{PolicyVersion, SiloId, StreamName, TenantId};
 
 use super::path::FieldPath;
+use super::rego::Rego;
 use super::row::RowPolicy;
 use super::rule::{MaskProfile, MaskRule, WriteRule};
 use super::{check, parse};
@@ -50,6 +52,8 @@ pub struct Bundle {
     pub purposes: BTreeMap<String, BTreeMap<Role, String>>,
     /// Which rows callers may know of, by name.
     pub row_policies: BTreeMap<String, RowPolicy>,
+    /// What is asked beside all that.
+    pub rego: Option<Arc<Rego>>,
     /// What may be filtered and sorted by.
     pub query: QueryPolicy,
     /// Who may export what.
@@ -176,7 +180,18 @@ impl Bundle {
     /// # Errors
     /// Every reason to refuse it: not YAML, unknown or missing keys, values out of range, rules that cannot work.
     pub fn parse(yaml: &[u8], tenant: &TenantId) -> Result<Self, BundleRefused> {
-        let bundle = parse::bundle(yaml, tenant)?;
+        Self::checked(parse::bundle(yaml, Some(tenant))?)
+    }
+
+    /// The same for whoever the bundle says it is for: to look at, and never to decide by.
+    ///
+    /// # Errors
+    /// Those of [`Bundle::parse`].
+    pub fn parse_any(yaml: &[u8]) -> Result<Self, BundleRefused> {
+        Self::checked(parse::bundle(yaml, None)?)
+    }
+
+    fn checked(bundle: Self) -> Result<Self, BundleRefused> {
         let reasons = check::reasons_against(&bundle);
         if reasons.is_empty() {
             Ok(bundle)

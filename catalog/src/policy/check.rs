@@ -180,9 +180,9 @@ fn purposes(bundle: &Bundle, reasons: &mut Vec<String>) {
 fn row_policies(bundle: &Bundle, reasons: &mut Vec<String>) {
     for (name, policy) in &bundle.row_policies {
         let at = format!("rowPolicies.{name}");
-        if policy.roles.is_empty() && !policy.mandatory {
+        if policy.roles.is_empty() && !policy.mandatory && bundle.rego.is_none() {
             reasons.push(format!(
-                "{at}: is for nobody; give it roles, or make it mandatory"
+                "{at}: is for nobody; give it roles, make it mandatory, or have the Rego module ask for it"
             ));
         }
         let mut fields = BTreeSet::new();

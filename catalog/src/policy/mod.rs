@@ -12,6 +12,7 @@ mod check;
 pub mod column;
 mod parse;
 pub mod path;
+pub mod rego;
 pub mod row;
 pub mod rule;
 pub mod signed;

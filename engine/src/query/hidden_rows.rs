@@ -221,8 +221,8 @@ async fn a_policy_selects_what_the_same_words_select_in_sql() {
 #[tokio::test]
 async fn an_attribute_that_is_missing_hides_every_row() {
     let rows = "rowPolicies: { p: { mandatory: true, where: \"action <> caller.edition OR action IS NOT NULL\" } }\n";
-    let shown = alone(ONE, 2, rows).shows("SELECT count(*) AS n FROM records");
-    let shown = shown.await;
+    let caller = alone(ONE, 2, rows);
+    let shown = caller.shows("SELECT count(*) AS n FROM records").await;
     assert!(shown.contains("| 0 |"), "{shown}");
 }
 

@@ -515,6 +515,7 @@ mod tests {
             masking_profiles: BTreeMap::new(),
             purposes: BTreeMap::new(),
             row_policies: BTreeMap::new(),
+            rego: None,
             query: QueryPolicy::default(),
             export: ExportPolicy::default(),
             stale_mode: StaleMode::Serve,

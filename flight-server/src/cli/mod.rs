@@ -49,7 +49,7 @@ enum Verb {
     /// Make tenants and move them through their life
     #[command(after_help = "Example:\n  trailhouse tenant create acme --silo eu")]
     Tenant(tenant::Arguments),
-    /// Apply and show policy bundles
+    /// Apply, test and show policy bundles
     #[command(
         after_help = "Example:\n  trailhouse policy show --tenant acme > acme.yaml\n  trailhouse policy apply acme.yaml --tenant acme"
     )]
@@ -108,6 +108,14 @@ pub enum Error {
     /// Some records were not taken.
     #[error("{0} record(s) were refused")]
     Refused(u64),
+    /// Tests of a policy.
+    #[error("{failed} of {all} tests of the policy failed")]
+    PolicyTests {
+        /// Those that are not true.
+        failed: usize,
+        /// All of them; a policy without tests is not tested.
+        all: usize,
+    },
     /// A measurement.
     #[error("nothing was measured")]
     Bench(#[from] bench::Error),

@@ -1,10 +1,11 @@
-//! `trailhouse policy`: apply and show bundles.
+//! `trailhouse policy`: apply, test and show bundles.
 
 use std::path::PathBuf;
 
 use catalog::guard::{PolicyRead, PolicyWrite};
 use catalog::ids::TenantId;
 use catalog::policy;
+use catalog::policy::rego::suite;
 
 use crate::config::Config;
 
@@ -29,6 +30,14 @@ enum Verb {
         #[arg(long)]
         tenant: String,
     },
+    /// Run the tests of a bundle's Rego module; nothing is applied and no data is touched
+    #[command(after_help = "Example:\n  trailhouse policy test acme.yaml acme_test.rego")]
+    Test {
+        /// The bundle
+        bundle: PathBuf,
+        /// A module of tests beside it: rules named test_…
+        tests: Option<PathBuf>,
+    },
     /// Print a bundle as it was written
     #[command(after_help = "Example:\n  trailhouse policy show --tenant acme --version 1")]
     Show {
@@ -50,6 +59,7 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Erro
             operator.close().await;
             say(applied?);
         }
+        Verb::Test { bundle, tests } => test(bundle, tests)?,
         Verb::Show { tenant, number } => {
             let operator = Operator::open(config).await?;
             let shown = show(&operator, &tenant, number).await;
@@ -57,6 +67,35 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Erro
             say(shown?.trim_end());
         }
     }
+    Ok(())
+}
+
+fn test(bundle: PathBuf, tests: Option<PathBuf>) -> Result<(), Error> {
+    let yaml = std::fs::read(&bundle).map_err(|source| Error::File(bundle, source))?;
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path);
+        text.map_err(|source| Error::File(path, source))
+    };
+    let tests = tests.map(read).transpose()?;
+    let outcomes = suite::run(&yaml, tests.as_deref())
+        .map_err(|refused| operator::Error::Refused(refused.reasons))?;
+    let mut failed = 0;
+    for outcome in &outcomes {
+        match &outcome.fault {
+            None => say(format_args!("pass  {}", outcome.test)),
+            Some(fault) => {
+                failed += 1;
+                say(format_args!("FAIL  {}: {fault}", outcome.test));
+            }
+        }
+    }
+    if failed > 0 || outcomes.is_empty() {
+        return Err(Error::PolicyTests {
+            failed,
+            all: outcomes.len(),
+        });
+    }
+    say(format_args!("{} tests, all pass", outcomes.len()));
     Ok(())
 }
 

@@ -17,7 +17,9 @@ impl From<Denial> for Problem {
             Denial::TenantMismatch => Slug::TenantMismatch,
             Denial::UnknownTenant => Slug::UnknownTenant,
             Denial::InvalidToken => Slug::InvalidToken,
-            Denial::Forbidden { .. } => Slug::Forbidden,
+            Denial::Forbidden { .. } | Denial::PolicyDenies | Denial::PolicyFails => {
+                Slug::Forbidden
+            }
             Denial::CrossTenantQuery => Slug::CrossTenantQuery,
             Denial::ResidencyConflict => Slug::ResidencyConflict,
             Denial::PolicyVersionStale => Slug::PolicyVersionStale,

@@ -1,10 +1,12 @@
-//! The parts of a bundle that say who sees what beyond their role's masks: purposes and row policies.
+//! The parts of a bundle that say who sees what beyond their role's masks: purposes, row policies and Rego.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::context::{ATTRIBUTE_CHARS_MAX, Role};
 use crate::policy::bundle::FieldRule;
 use crate::policy::column::{self, ColumnKind};
+use crate::policy::rego::Rego;
 use crate::policy::row::{self, Predicate, ROW_POLICIES_MAX, RowPolicy};
 
 use super::reader::{Node, Reader, join};
@@ -89,6 +91,23 @@ impl Reader {
             policies.insert(name.clone(), policy);
         }
         policies
+    }
+
+    /// `{ module: …, mayWiden: … }`.
+    pub(super) fn rego(&mut self, node: &Node<'_>) -> Option<Arc<Rego>> {
+        let section = self.section(node, &["module", "mayWiden"]);
+        let may_widen = section.get("mayWiden").and_then(|node| self.flag(&node));
+        let module = self.required(&section, "module")?;
+        let text = self.text(&module)?;
+        match Rego::parse(text, may_widen.unwrap_or(false)) {
+            Ok(rego) => Some(Arc::new(rego)),
+            Err(reasons) => {
+                for reason in reasons {
+                    self.refuse(&module.place, reason);
+                }
+                None
+            }
+        }
     }
 
     fn predicate(&mut self, node: &Node<'_>, fields: &[FieldRule]) -> Option<Predicate<row::Test>> {

@@ -36,6 +36,7 @@ const SECTIONS: &[&str] = &[
     "maskingProfiles",
     "purposes",
     "rowPolicies",
+    "rego",
     "query",
     "export",
     "staleMode",
@@ -43,8 +44,8 @@ const SECTIONS: &[&str] = &[
 
 const EXPORT_FORMATS: [&str; 3] = ["parquet", "ndjson", "csv"];
 
-/// Reads a bundle for `tenant`; what comes out is well-formed, not yet checked.
-pub(super) fn bundle(yaml: &[u8], tenant: &TenantId) -> Result<Bundle, BundleRefused> {
+/// Reads a bundle for `tenant`, or for any; what comes out is well-formed, not yet checked.
+pub(super) fn bundle(yaml: &[u8], tenant: Option<&TenantId>) -> Result<Bundle, BundleRefused> {
     let value = tree(yaml).map_err(|reason| BundleRefused {
         reasons: vec![reason],
     })?;
@@ -65,13 +66,13 @@ pub(super) fn bundle(yaml: &[u8], tenant: &TenantId) -> Result<Bundle, BundleRef
 }
 
 impl Reader {
-    fn bundle(&mut self, root: &Node<'_>, tenant: &TenantId) -> Option<Bundle> {
+    fn bundle(&mut self, root: &Node<'_>, tenant: Option<&TenantId>) -> Option<Bundle> {
         let section = self.section(root, SECTIONS);
         let named = self.required(&section, "tenant").and_then(|node| {
             self.word(&node, "the tenant the bundle is applied to", |text| {
                 TenantId::from_stored(text)
                     .ok()
-                    .filter(|named| named == tenant)
+                    .filter(|named| tenant.is_none_or(|tenant| named == tenant))
             })
         });
         let version = self
@@ -108,6 +109,7 @@ impl Reader {
             .get("rowPolicies")
             .map(|node| self.row_policies(&node, &fields))
             .unwrap_or_default();
+        let rego = section.get("rego").and_then(|node| self.rego(&node));
         let query = section
             .get("query")
             .map(|node| self.query(&node))
@@ -129,6 +131,7 @@ impl Reader {
             masking_profiles: profiles?,
             purposes,
             row_policies,
+            rego,
             query,
             export,
             stale_mode: stale_mode.unwrap_or_default(),
