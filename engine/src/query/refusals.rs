@@ -48,6 +48,15 @@ async fn strict_mode_keeps_to_the_short_list() {
         "SELECT * FROM records WHERE (created_at, record_id) < (created_at, trace_id)",
         "SELECT * FROM records WHERE (created_at, trace_id) < ('2026-01-01T00:05:00Z', 'x')",
         "SELECT * FROM records WHERE (record_id, created_at) < ('x', '2026-01-01T00:05:00Z')",
+        "WITH t AS (SELECT trace_id AS c FROM records) SELECT 1 FROM t WHERE c = 'x'",
+        "SELECT 1 FROM records WHERE action IN (SELECT trace_id FROM records)",
+        "SELECT 1 FROM records WHERE (SELECT max(trace_id) FROM records) = 'x'",
+        "SELECT trace_id FROM records INTERSECT SELECT 'x'",
+        "SELECT 'x' EXCEPT SELECT trace_id FROM records",
+        "SELECT 1 FROM records a JOIN records b ON a.trace_id = b.action",
+        "SELECT 1 FROM (SELECT action AS c FROM records UNION ALL SELECT trace_id FROM records) t WHERE c = 'x'",
+        "SELECT count(*) FILTER (WHERE trace_id = 'x') FROM records",
+        "SELECT 1 FROM (SELECT max(trace_id) OVER () AS c FROM records) t WHERE c = 'x'",
     ] {
         let error = caller.rows(sql).await.expect_err(sql);
         assert!(
@@ -59,6 +68,12 @@ async fn strict_mode_keeps_to_the_short_list() {
         "SELECT * FROM records ORDER BY action",
         "SELECT row_number() OVER (ORDER BY action) FROM records",
         "SELECT array_agg(action ORDER BY action) FROM records",
+        "WITH t AS (SELECT resource_type AS c FROM records) SELECT c FROM t ORDER BY c",
+        "SELECT c FROM (SELECT concat(action, 'x') AS c FROM records) t ORDER BY c LIMIT 1",
+        "SELECT action FROM records UNION SELECT resource_type FROM records ORDER BY 1",
+        "SELECT max(action) AS m, resource_type FROM records GROUP BY resource_type ORDER BY m",
+        "SELECT a.created_at FROM records a JOIN records b USING (action) ORDER BY b.trace_id",
+        "SELECT (SELECT max(resource_type) FROM records) AS m FROM records ORDER BY m",
     ] {
         let error = caller.rows(sql).await.expect_err(sql);
         assert!(
