@@ -11,6 +11,7 @@ mod isolation;
 mod limits;
 mod log;
 mod nodes;
+mod policies;
 mod quarantine;
 mod redaction;
 mod schemas;
