@@ -59,6 +59,17 @@ impl Verdict {
     }
 }
 
+/// A document that is kept with a decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exhibit {
+    /// What it is: `Receipt`.
+    pub kind: &'static str,
+    /// Its name among those of its kind.
+    pub id: String,
+    /// It, as the text of a JSON object.
+    pub document: String,
+}
+
 /// One decision, as it is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EvidenceEntry {
@@ -84,6 +95,8 @@ pub struct EvidenceEntry {
     pub statement: Option<String>,
     /// SHA-256 of the verified plan, where one was made.
     pub plan_digest: Option<[u8; 32]>,
+    /// What is kept with the decision.
+    pub exhibit: Option<Exhibit>,
     /// Ties the entry to the request.
     pub correlation: CorrelationId,
     /// When it was decided.

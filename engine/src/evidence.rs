@@ -118,7 +118,9 @@ impl Freight for Decisions {
     const TABLE: TableKind = TableKind::Evidence;
 
     fn weigh(entry: &EvidenceEntry) -> usize {
-        entry.statement.as_ref().map_or(0, String::len) + 1_024
+        let shown = entry.exhibit.as_ref();
+        let statement = entry.statement.as_ref().map_or(0, String::len);
+        statement + shown.map_or(0, |shown| shown.document.len()) + 1_024
     }
 
     async fn claim(&self, _: &Berth) -> Result<Option<i64>, LaneError> {

@@ -6,6 +6,7 @@ pub mod disk;
 pub mod evidence;
 pub mod ingest;
 pub mod query;
+pub mod receipt;
 pub mod record;
 pub mod seal;
 pub mod sequencer;

@@ -12,6 +12,7 @@ mod intake;
 pub mod limits;
 pub mod observe;
 pub mod problem;
+mod refusals;
 pub mod service;
 pub mod stores;
 pub mod volume;

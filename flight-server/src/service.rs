@@ -22,7 +22,8 @@ use catalog::tenant::{self, OnboardError, Registry};
 use engine::evidence::EvidenceLog;
 use engine::ingest::dedupe::Dedup;
 use engine::ingest::{Ingest, Review};
-use engine::query::Queries;
+use engine::query::{self, Queries};
+use engine::receipt::Receipts;
 use engine::sequencer::{Parts, Sequencer};
 use engine::table::{TableKind, Tables};
 use http::{HeaderMap, header};
@@ -31,7 +32,7 @@ use tokio::time::Instant;
 use crate::auth::developer::{self, Developer};
 use crate::auth::{self, Authenticator};
 use crate::config::Config;
-use crate::limits::{Rates, Refusals};
+use crate::limits::Rates;
 use crate::observe::{self, Metrics};
 use crate::problem::Problem;
 use crate::stores::{self, Stores};
@@ -88,6 +89,8 @@ pub struct Service {
     pub tables: Arc<Tables>,
     /// What reads them.
     pub queries: Arc<Queries>,
+    /// What their answers were.
+    pub receipts: Arc<Receipts>,
     /// What writes them.
     pub ingest: Arc<Ingest>,
     /// What becomes of those that were kept aside.
@@ -202,6 +205,7 @@ impl Service {
             gate: Arc::new(gate),
             tables: engine.tables,
             queries: engine.queries,
+            receipts: engine.receipts,
             ingest: engine.ingest,
             review: engine.review,
             sequencer: engine.sequencer,
@@ -267,23 +271,6 @@ impl Service {
         };
         let claims = self.authenticator.authenticate(authorization).await?;
         self.gate.identify(&claims, ingress).await
-    }
-
-    /// Sees to it that requests which were refused for their number leave evidence: those of a window together, when it
-    /// is over, or all there are.
-    pub async fn record_refusals(&self, all: bool) {
-        for refusals in self.rates.refusals(all) {
-            let Refusals {
-                first,
-                operation,
-                count,
-                since,
-            } = refusals;
-            let recorded = self.gate.limited(&first, operation, count, since).await;
-            if recorded.is_err() {
-                tracing::warn!(tenant = %first.tenant(), count, "refusals left no evidence");
-            }
-        }
     }
 
     /// Seals Flight tickets. The same in every process over one control root, so that one redeems another's tickets.
@@ -444,6 +431,7 @@ struct Engine {
     sequencer: Arc<Sequencer>,
     evidence: Arc<EvidenceLog>,
     queries: Arc<Queries>,
+    receipts: Arc<Receipts>,
     ingest: Arc<Ingest>,
     review: Review,
 }
@@ -485,19 +473,26 @@ impl Engine {
             ingest.recover_records(volume.unreleased(TableKind::Records));
             ingest.recover_quarantine(volume.unreleased(TableKind::Quarantine));
         }
+        let receipts = Arc::new(Receipts::new(
+            Arc::clone(&evidence) as _,
+            Arc::clone(&tables),
+            Arc::clone(clock),
+        ));
         let (read, clock_of) = (Arc::clone(&tables), Arc::clone(clock));
-        let limits = engine::query::Limits {
+        let limits = query::Limits {
             memory_bytes_max: config.limits.query_memory_bytes_max,
             deadline: config.limits.query_time_max,
-            ..engine::query::Limits::default()
+            ..query::Limits::default()
         };
         Self {
             queries: Arc::new(Queries::new(
                 Arc::clone(&tables),
                 Arc::clone(&control.schemas),
+                (Arc::clone(&receipts), Arc::clone(&control.root)),
                 Arc::clone(clock),
                 limits,
             )),
+            receipts,
             tables,
             sequencer,
             evidence,

@@ -13,6 +13,7 @@ mod log;
 mod nodes;
 mod policies;
 mod quarantine;
+mod receipts;
 mod redaction;
 mod schemas;
 mod stores;

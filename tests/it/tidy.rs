@@ -26,7 +26,8 @@ const ENGINE_ARROWS: &[(&str, &[&str])] = &[
     ("sequencer", &["record", "seal", "table", "wal"]),
     ("evidence", &["record", "seal", "sequencer", "table"]),
     ("ingest", &["record", "seal", "sequencer", "table"]),
-    ("query", &["record", "table"]),
+    ("receipt", &["record", "table"]),
+    ("query", &["receipt", "record", "table"]),
 ];
 
 const LICENCES: &[&str] = &[

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::clock::Timestamp;
 use crate::context::{Attributes, Role, Scope};
+use crate::evidence::{EvidenceEntry, Verdict};
 use crate::ids::{CorrelationId, SiloId, StreamName, TenantId};
 use crate::policy::{MaskProfile, PinnedPolicy, RowRule};
 
@@ -67,6 +68,31 @@ impl Decision {
     #[must_use]
     pub fn about(&self) -> &TenantId {
         self.target.as_ref().unwrap_or(&self.tenant)
+    }
+
+    /// What evidence says of an act that this decision allows.
+    #[must_use]
+    pub fn entry(&self, act: &'static str) -> EvidenceEntry {
+        let reads = matches!(
+            self.operation,
+            OperationKind::Read | OperationKind::QuarantineRead
+        );
+        EvidenceEntry {
+            tenant: self.tenant.clone(),
+            operation: act,
+            decision: Verdict::Allow,
+            slug: None,
+            policy_version: Some(self.policy.version.clone()),
+            masking_profile: reads.then(|| self.profile.name.clone()),
+            residency: Some(self.silo.clone()),
+            basis: self.basis.clone(),
+            subject: self.subject.clone(),
+            statement: None,
+            plan_digest: None,
+            exhibit: None,
+            correlation: self.correlation.clone(),
+            ts: self.made_at,
+        }
     }
 }
 

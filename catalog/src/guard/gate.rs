@@ -80,6 +80,7 @@ impl Gate {
             subject: claims.subject().unwrap_or_else(|_| "unknown".to_owned()),
             statement: None,
             plan_digest: None,
+            exhibit: None,
             correlation: headers.correlation().clone(),
             ts: self.clock.now(),
         };
@@ -99,7 +100,7 @@ impl Gate {
     ) -> Result<Permit<Op>, Denial> {
         match self.decide(context, Op::KIND, &request).await {
             Ok(decision) => {
-                let entry = allowed(&decision, request.statement, request.plan_digest);
+                let entry = allowed(&decision, request.statement, None);
                 let receipt = self.evidence.record(entry);
                 Ok(Permit::new(Arc::new(decision), receipt))
             }
@@ -115,9 +116,9 @@ impl Gate {
         }
     }
 
-    /// Decides whether a statement may be planned for its columns, or the catalog listed. One execution is one record
-    /// of evidence, and drivers plan a statement twice before; so only a denial is recorded here, and the permit has no
-    /// evidence: whatever waits for it before rows leave gets an error.
+    /// Decides whether a statement may be planned, or the catalog listed. One execution is one record of evidence, and
+    /// drivers plan a statement twice before; so only a denial is recorded here, and the permit has no evidence: whatever
+    /// waits for it before rows leave gets an error. [`Self::witnessed`] gives it some.
     ///
     /// # Errors
     /// Why not.
@@ -135,6 +136,30 @@ impl Gate {
                 .deny(context, Read::KIND, denial, request.statement)
                 .await),
         }
+    }
+
+    /// Records that what was planned under this permit is executed, and gives the permit that this evidence belongs to.
+    pub fn witnessed(
+        &self,
+        planned: &Permit<Read>,
+        statement: Option<String>,
+        plan_digest: [u8; 32],
+    ) -> Permit<Read> {
+        let decision = planned.decision();
+        let entry = allowed(decision, statement, Some(plan_digest));
+        Permit::new(Arc::clone(decision), self.evidence.record(entry))
+    }
+
+    /// Records that what was asked for under this permit is refused all the same, with the problem of this slug.
+    pub fn refused<Op>(&self, permit: &Permit<Op>, slug: &'static str, statement: Option<String>) {
+        let entry = EvidenceEntry {
+            decision: Verdict::Deny,
+            slug: Some(slug),
+            ts: self.clock.now(),
+            ..allowed(permit.decision(), statement, None)
+        };
+        // Recorded as well as can be: a refusal stays a refusal.
+        drop(self.evidence.record(entry));
     }
 
     /// Records a denial that was found after the permit: in planning, or in the records themselves. Gives it back.
@@ -215,6 +240,7 @@ impl Gate {
             subject: context.subject().to_owned(),
             statement,
             plan_digest: None,
+            exhibit: None,
             correlation: context.correlation().clone(),
             ts: self.clock.now(),
         };
@@ -450,24 +476,10 @@ fn allowed(
     statement: Option<String>,
     plan_digest: Option<[u8; 32]>,
 ) -> EvidenceEntry {
-    let reads = matches!(
-        decision.operation,
-        OperationKind::Read | OperationKind::QuarantineRead
-    );
     EvidenceEntry {
-        tenant: decision.tenant.clone(),
-        operation: decision.operation.as_str(),
-        decision: Verdict::Allow,
-        slug: None,
-        policy_version: Some(decision.policy.version.clone()),
-        masking_profile: reads.then(|| decision.profile.name.clone()),
-        residency: Some(decision.silo.clone()),
-        basis: decision.basis.clone(),
-        subject: decision.subject.clone(),
         statement,
         plan_digest,
-        correlation: decision.correlation.clone(),
-        ts: decision.made_at,
+        ..decision.entry(decision.operation.as_str())
     }
 }
 

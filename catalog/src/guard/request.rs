@@ -13,8 +13,6 @@ pub struct Request {
     pub target: Option<TenantId>,
     /// The statement without its literals, for the evidence.
     pub statement: Option<String>,
-    /// SHA-256 of a plan that was verified before, for the evidence.
-    pub plan_digest: Option<[u8; 32]>,
 }
 
 impl Request {
@@ -26,7 +24,6 @@ impl Request {
             stream: None,
             target: None,
             statement: None,
-            plan_digest: None,
         }
     }
 
@@ -53,15 +50,6 @@ impl Request {
     pub fn with_statement(self, statement: String) -> Self {
         Self {
             statement: Some(statement),
-            ..self
-        }
-    }
-
-    /// Carries the digest of a verified plan.
-    #[must_use]
-    pub fn with_plan_digest(self, digest: [u8; 32]) -> Self {
-        Self {
-            plan_digest: Some(digest),
             ..self
         }
     }

@@ -34,9 +34,7 @@ async fn read(world: &World, claims: Value) -> Result<Permit<Read>, Denial> {
 #[tokio::test]
 async fn an_allowed_request_is_pinned_and_recorded() {
     let world = world().await;
-    let request = Request::at(silo())
-        .with_statement("SELECT ?".to_owned())
-        .with_plan_digest([9; 32]);
+    let request = Request::at(silo()).with_statement("SELECT ?".to_owned());
     let permit: Permit<Read> = world.permit(reader(), request).await.unwrap();
     let decision = permit.decision();
     assert_eq!(decision.policy.version.to_string(), "tenant:splootvets@1");
@@ -69,7 +67,7 @@ async fn an_allowed_request_is_pinned_and_recorded() {
     );
     assert_eq!(
         (entry.statement.as_deref(), entry.plan_digest),
-        (Some("SELECT ?"), Some([9; 32]))
+        (Some("SELECT ?"), None)
     );
     assert_eq!((entry.subject.as_str(), entry.slug), ("ann", None));
     assert_eq!(entry.policy_version, Some(decision.policy.version.clone()));
@@ -111,6 +109,30 @@ async fn planning_leaves_evidence_of_denials_only_and_lets_nothing_out() {
     let entries = world.ledger.take();
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0].statement.as_deref(), Some("SELECT ?"));
+    // What runs is recorded with its plan, and what is refused with its problem.
+    let running = world
+        .gate
+        .witnessed(&permit, Some("SELECT ?".to_owned()), [9; 32]);
+    assert_eq!(running.decision().id, permit.decision().id);
+    assert!(running.evidence_durable().await.is_ok());
+    world.gate.refused(&permit, "unsupported-filter", None);
+    let entries = world.ledger.take();
+    let [allowed, refused] = entries.as_slice() else {
+        panic!("two entries, not {entries:?}")
+    };
+    assert_eq!(
+        (allowed.decision, allowed.plan_digest),
+        (Verdict::Allow, Some([9; 32]))
+    );
+    assert_eq!(
+        (
+            refused.decision,
+            refused.slug,
+            refused.masking_profile.as_deref()
+        ),
+        (Verdict::Deny, Some("unsupported-filter"), Some("Reader"))
+    );
+    assert_eq!(refused.policy_version, allowed.policy_version);
 }
 
 #[tokio::test]

@@ -6,8 +6,11 @@
 //! EpochKey (ring)    one a month or rotation, its wrapped form a document, cached 5 minutes at most
 //!   |  wraps, AAD = epoch id (envelope)
 //! file DEK           random per file, never stored unwrapped
+//!
+//! Kms signing key    one a tenant; signs policies, and the keys that processes sign receipts with (attested)
 //! ```
 
+mod attested;
 mod cache;
 #[cfg(test)]
 mod contract;
@@ -20,6 +23,7 @@ mod secret;
 mod stored;
 mod tenant;
 
+pub use attested::{KeyStatement, ProcessKey, PublicKeys, Unproven};
 pub(crate) use cache::Cache;
 pub(crate) use envelope::push_prefixed;
 pub use envelope::{

@@ -56,14 +56,28 @@ pub enum Error {
 }
 
 impl Error {
-    /// What ended a stream of [`super::VerifiedPlan::execute`].
+    /// What ended a stream of rows.
     #[must_use]
-    pub fn from_stream(error: DataFusionError) -> Self {
+    pub(crate) fn from_stream(error: DataFusionError) -> Self {
         match error {
             DataFusionError::External(error) => {
                 error.downcast::<Self>().map_or(Self::Internal, |own| *own)
             }
             _ => Self::Internal,
+        }
+    }
+
+    /// Whether it is the statement that is refused, and would be again: a decision about it, and so evidence.
+    #[must_use]
+    pub fn is_the_statements(&self) -> bool {
+        match self {
+            Self::Denied(_)
+            | Self::InvalidQuery { .. }
+            | Self::StatementNotAllowed { .. }
+            | Self::UnsupportedFilter { .. }
+            | Self::UnsupportedSort { .. }
+            | Self::LimitExceeded { .. } => true,
+            Self::KeyUnavailable | Self::Unavailable | Self::Deadline | Self::Internal => false,
         }
     }
 

@@ -57,6 +57,11 @@ impl GuardedTable {
         self.table
     }
 
+    /// Which version of the table it shows.
+    pub(crate) fn version(&self) -> u64 {
+        self.source.version()
+    }
+
     /// The columns as the caller sees them.
     pub(crate) fn view(&self) -> &Arc<View> {
         &self.view

@@ -5,11 +5,13 @@
 //! text ──statement, syntax──▶ one query ──session, tables──▶ only what the decision allows can be named
 //!      ──verify_logical (lineage, tenant_names)──▶ verified before any optimizer
 //!      ──guarded, guarded_exec, rows, masking──▶ scans are opaque leaves: tenant, row policy, then masks, inside
-//!      ──verify_physical, verify_rows──▶ VerifiedPlan ──run──▶ rows, after the evidence is durable
+//!      ──verify_physical, verify_rows──▶ VerifiedPlan ──run──▶ rows, after the evidence is durable ──answering──▶ and a receipt
 //! ```
 //! Every layer fails closed by itself. What injects the guards (`guarded`, `guarded_exec`) and what checks that they are
 //! there (`verify_*`) share rules, not code.
 
+mod account;
+mod answering;
 #[cfg(test)]
 mod answers;
 mod bounded;
@@ -62,10 +64,12 @@ mod verify_rows;
 mod viewer;
 mod yielding;
 
+pub use account::{Account, TableAccount};
+pub use answering::{AnswerStream, Further, Part};
 pub use datafusion::common::{ParamValues, ScalarValue};
 pub use error::Error;
 pub use limits::Limits;
 pub use planning::Described;
 pub use queries::{Queries, VisibleTable};
-pub use run::{BatchStream, VerifiedPlan};
+pub use run::VerifiedPlan;
 pub use strip::strip_literals;

@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::account::Account;
 use super::error::Error;
 use super::limits::Limits;
 use super::statement::Gated;
@@ -37,6 +38,7 @@ pub(crate) struct Planned {
     pub(crate) work: Work,
     pub(crate) schema: SchemaRef,
     pub(crate) digest: [u8; 32],
+    pub(crate) account: Account,
 }
 
 /// What running it takes.
@@ -109,6 +111,7 @@ impl Planning {
                     schema: answer_schema(&rows.schema()),
                     work: Work::Rows(rows),
                     digest: planned.digest,
+                    account: planned.account,
                 })
             }
             Gated::ShowTables => self.answered(information::tables(&self.tables)?),
@@ -159,6 +162,7 @@ impl Planning {
             schema: answer_schema(&rows.schema()),
             work: Work::Rows(rows),
             digest: self.digest("metadata"),
+            account: Account::default(),
         })
     }
 
@@ -242,6 +246,7 @@ impl Planning {
         if depth(&physical) > self.limits.plan_depth_max {
             return Err(Error::limit("the plan has too many steps"));
         }
+        let account = Account::of(plan, self.tables.viewer())?;
         Ok(Planned {
             work: Work::Plan {
                 plan: physical,
@@ -249,7 +254,8 @@ impl Planning {
                 leaves,
             },
             schema,
-            digest: self.digest(&explain::text(plan, self.tables.viewer())?),
+            digest: self.digest(&account.text),
+            account,
         })
     }
 

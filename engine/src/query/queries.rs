@@ -7,12 +7,13 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use catalog::clock::Clock;
 use catalog::guard::{Decision, Permit, Read};
-use catalog::keys::{KeyError, SecretKey, TenantSecret};
+use catalog::keys::{KeyError, RootSecret, SecretKey, TenantSecret};
 use catalog::policy::MaskRule;
 use catalog::schema::{self, Schemas};
 use datafusion::common::ParamValues;
 use datafusion::physical_plan::ExecutionPlan;
 
+use super::answering::{AnswerStream, Further, answering};
 use super::error::Error;
 use super::limits::Limits;
 use super::planning::{Described, Planning};
@@ -21,6 +22,7 @@ use super::source::{Layout, RawScan, RecordSource, Sources};
 use super::table_name::{AUDIT, TableName};
 use super::tables::SessionTables;
 use super::viewer::Viewer;
+use crate::receipt::Receipts;
 use crate::record::evolve::Evolution;
 use crate::table::{self, ScanRequest, Table, TableKind, TableState, Tables};
 
@@ -28,6 +30,9 @@ use crate::table::{self, ScanRequest, Table, TableKind, TableState, Tables};
 pub struct Queries {
     tables: Arc<Tables>,
     schemas: Arc<Schemas>,
+    receipts: Arc<Receipts>,
+    /// What the names that stand for the versions of tables are keyed with.
+    root: Arc<RootSecret>,
     clock: Arc<dyn Clock>,
     limits: Limits,
 }
@@ -46,16 +51,19 @@ pub struct VisibleTable {
 }
 
 impl Queries {
-    /// Queries within these limits.
+    /// Queries within these limits, whose answers have their receipts kept.
     pub fn new(
         tables: Arc<Tables>,
         schemas: Arc<Schemas>,
+        (receipts, root): (Arc<Receipts>, Arc<RootSecret>),
         clock: Arc<dyn Clock>,
         limits: Limits,
     ) -> Self {
         Self {
             tables,
             schemas,
+            receipts,
+            root,
             clock,
             limits,
         }
@@ -89,6 +97,32 @@ impl Queries {
             Arc::clone(&self.clock),
             self.limits.deadline,
         ))
+    }
+
+    /// Runs a plan under the permit that says so, and then the same statement for each further row of parameters: one
+    /// answer, with one receipt at its end.
+    ///
+    /// # Errors
+    /// When the plan is another caller's, or no key is to be had that signs the receipt.
+    pub async fn answer(
+        self: &Arc<Self>,
+        permit: Permit<Read>,
+        first: VerifiedPlan,
+        further: Further,
+    ) -> Result<AnswerStream, Error> {
+        let decision = permit.decision();
+        let keys = self.tables.keys();
+        let key = keys.process_key(&decision.tenant, &decision.silo).await?;
+        let state_key = self.root.get().await?.derive("table states");
+        answering(Arc::clone(self), permit, (key, state_key), first, further)
+    }
+
+    pub(super) fn receipts(&self) -> &Receipts {
+        &self.receipts
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
     }
 
     /// The tables that the caller of a permit can name.
@@ -207,6 +241,10 @@ struct PinnedTable {
 impl RecordSource for PinnedTable {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.state.schema)
+    }
+
+    fn version(&self) -> u64 {
+        self.state.version
     }
 
     /// A file of another tenant would not decrypt: its key and its place are bound to the tenant.

@@ -12,7 +12,7 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use catalog::clock::Clock;
 use catalog::evidence::EvidenceReceipt;
-use catalog::guard::{Decision, Denial};
+use catalog::guard::{Decision, Denial, Permit, Read};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::execute_stream;
@@ -20,13 +20,14 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{FutureExt, StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 
+use super::account::Account;
 use super::error::Error;
 use super::evened::evened;
 use super::planning::{Planned, Work, panicked};
 use super::{sanitize, verify_physical, verify_rows};
 
 /// Batches as they come. An error is an [`Error`], for [`Error::from_stream`] to take out.
-pub type BatchStream = SendableRecordBatchStream;
+pub(super) type BatchStream = SendableRecordBatchStream;
 
 /// A plan that has passed every gate, for one caller, once.
 pub struct VerifiedPlan {
@@ -64,11 +65,28 @@ impl VerifiedPlan {
         self.planned.digest
     }
 
+    /// What there is to say of the plan.
+    pub fn account(&self) -> &Account {
+        &self.planned.account
+    }
+
+    /// The same plan, to be run on the evidence of this permit; of another decision there is none.
+    pub(super) fn witnessed(self, permit: &Permit<Read>) -> Result<Self, Error> {
+        if permit.decision().id != self.decision.id {
+            tracing::error!("a plan was to be run under a permit that it was not made for");
+            return Err(Error::Internal);
+        }
+        Ok(Self {
+            evidence: permit.receipt(),
+            ..self
+        })
+    }
+
     /// Starts the plan.
     ///
     /// # Errors
     /// When the decision has expired, or the plan is no longer what was verified.
-    pub fn execute(self) -> Result<BatchStream, Error> {
+    pub(super) fn execute(self) -> Result<BatchStream, Error> {
         if self.clock.now() >= self.decision.expires_at {
             return Err(Error::Denied(Denial::InvalidToken));
         }

@@ -20,6 +20,9 @@ pub(crate) trait RecordSource: fmt::Debug + Send + Sync {
     /// The stored columns, hidden ones included.
     fn schema(&self) -> SchemaRef;
 
+    /// Which version of the table it is.
+    fn version(&self) -> u64;
+
     /// Whether rows of other tenants can be among them.
     fn layout(&self) -> Layout;
 

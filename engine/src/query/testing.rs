@@ -541,6 +541,10 @@ impl RecordSource for Memory {
         self.batch.schema()
     }
 
+    fn version(&self) -> u64 {
+        1
+    }
+
     fn layout(&self) -> Layout {
         self.layout
     }

@@ -117,6 +117,7 @@ fields:
             subject: "bob".to_owned(),
             statement: statement.map(str::to_owned),
             plan_digest: None,
+            exhibit: None,
             correlation: CorrelationId::parse("c-1").unwrap(),
             ts: Timestamp::from_micros(5),
         };

@@ -5,9 +5,11 @@ mod cloudtrail;
 pub mod demo;
 mod generate;
 pub mod ingest;
+mod key;
 mod operator;
 mod policy;
 mod quarantine;
+mod receipt;
 mod repair;
 mod schema;
 pub mod serve;
@@ -77,6 +79,14 @@ enum Verb {
         after_help = "Example:\n  trailhouse quarantine list --tenant acme\n  trailhouse quarantine release <entry> --tenant acme --reason \"sent twice by mistake\""
     )]
     Quarantine(quarantine::Arguments),
+    /// Give out the public keys that a tenant checks signatures by
+    #[command(after_help = "Example:\n  trailhouse key export --tenant acme > acme.jwks")]
+    Key(key::Arguments),
+    /// Check what an answer was, without a server
+    #[command(
+        after_help = "Example:\n  trailhouse receipt verify receipt.json --jwks acme.jwks --data result.arrow"
+    )]
+    Receipt(receipt::Arguments),
     /// Ask one question, or get a prompt
     #[command(
         after_help = "Example:\n  trailhouse sql --tenant acme --role Reader \"SELECT count(*) FROM audit.records\""
@@ -102,6 +112,9 @@ pub enum Error {
     /// A file of the command line.
     #[error("cannot read `{}`", .0.display())]
     File(PathBuf, #[source] std::io::Error),
+    /// A file that was asked for.
+    #[error("cannot write `{}`", .0.display())]
+    Write(PathBuf, #[source] std::io::Error),
     /// Ingest.
     #[error("not everything was sent")]
     Ingest(#[from] ingest::Error),
@@ -122,6 +135,9 @@ pub enum Error {
     /// Quarantine.
     #[error(transparent)]
     Quarantine(#[from] quarantine::Error),
+    /// Receipts.
+    #[error(transparent)]
+    Receipt(#[from] receipt::Error),
     /// SQL.
     #[error(transparent)]
     Sql(#[from] sql::Error),
@@ -146,6 +162,9 @@ impl Cli {
             Verb::Ingest(arguments) => ingest::run(config?, &arguments).await,
             Verb::Bench(arguments) => bench::run(config?, &arguments).await,
             Verb::Quarantine(arguments) => quarantine::run(config?, &arguments).await,
+            Verb::Key(arguments) => key::run(config?, arguments).await,
+            // Whoever checks an answer need not have any of our settings.
+            Verb::Receipt(arguments) => receipt::run(&arguments),
             Verb::Sql(arguments) => sql::run(config?, &arguments).await,
         }
     }

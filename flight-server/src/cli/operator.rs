@@ -6,6 +6,7 @@ use std::time::Duration;
 use catalog::context::{IngressHeaders, Role, TenantContext};
 use catalog::guard::{Denial, Operation, Permit, Request};
 use catalog::ids::{IdError, TenantId};
+use catalog::keys::KeyError;
 use catalog::node::NodeError;
 use catalog::{policy, schema, tenant};
 use engine::ingest::dedupe;
@@ -51,6 +52,9 @@ pub enum Error {
     /// The registry.
     #[error("the registry says no")]
     Registry(#[from] tenant::Error),
+    /// The key service.
+    #[error("the key service says no")]
+    Keys(#[source] KeyError),
     /// A node's registration.
     #[error("the node's registration says no")]
     Node(#[from] NodeError),

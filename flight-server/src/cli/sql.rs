@@ -1,19 +1,24 @@
 //! `trailhouse sql`: one statement, or a prompt, over Flight SQL; answers as aligned tables.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
+use arrow::ipc::writer::FileWriter;
 use arrow::util::pretty::pretty_format_batches;
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use futures::TryStreamExt;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{say, token};
 use crate::auth::developer::TokenRequest;
 use crate::config::Config;
+use crate::flight::{RECEIPT, RECEIPT_ID};
 
 const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 
@@ -34,6 +39,12 @@ pub(super) struct Arguments {
     /// File that holds a bearer token; default: one of the development issuer
     #[arg(long)]
     token_file: Option<PathBuf>,
+    /// Keep the result in this file, as Arrow IPC
+    #[arg(long, value_name = "FILE", requires = "statement")]
+    save: Option<PathBuf>,
+    /// Keep the receipt of the answer in this file; `trailhouse receipt verify` checks it
+    #[arg(long, value_name = "FILE", requires = "statement")]
+    receipt: Option<PathBuf>,
 }
 
 /// Runs the verb.
@@ -66,7 +77,11 @@ pub(super) async fn run(config: Config, arguments: &Arguments) -> Result<(), sup
     let uri = arguments.uri.clone().or(default_uri).unwrap_or_default();
     let mut session = Session::connect(&uri, &token, role.as_deref()).await?;
     match &arguments.statement {
-        Some(statement) => say(table(&session.query(statement).await?)?),
+        Some(statement) => {
+            let answer = session.ask(statement).await?;
+            say(table(&answer.batches)?);
+            answer.keep(arguments)?;
+        }
         None => {
             prompt(
                 &mut session,
@@ -109,6 +124,9 @@ pub enum Error {
     /// The answer could not be read or shown.
     #[error("the answer is not readable")]
     Unreadable(#[from] arrow::error::ArrowError),
+    /// The answer came without a receipt.
+    #[error("the answer came without its receipt; ask the server for it: GET /v1/receipts/{0}")]
+    NoReceipt(String),
     /// The terminal went away.
     #[error("the terminal is not usable")]
     Terminal(#[from] std::io::Error),
@@ -137,25 +155,77 @@ impl Session {
 
     /// Runs one statement and returns its batches.
     pub(super) async fn query(&mut self, statement: &str) -> Result<Vec<RecordBatch>, Error> {
+        Ok(self.ask(statement).await?.batches)
+    }
+
+    /// Runs one statement and returns all that comes of it.
+    async fn ask(&mut self, statement: &str) -> Result<Answer, Error> {
         let info = self.client.execute(statement.to_owned(), None).await;
         let info = info.map_err(|error| refusal(&error))?;
-        let mut batches = Vec::new();
+        let mut answer = Answer {
+            schema: info.clone().try_decode_schema()?,
+            batches: Vec::new(),
+            trailers: MetadataMap::new(),
+        };
         for endpoint in info.endpoint {
             let Some(ticket) = endpoint.ticket else {
                 continue;
             };
-            let stream = self
+            let mut stream = self
                 .client
                 .do_get(ticket)
                 .await
                 .map_err(|error| refusal(&error))?;
-            let collected: Vec<_> = stream
-                .try_collect()
-                .await
-                .map_err(|error| refusal(&error))?;
-            batches.extend(collected);
+            while let Some(batch) = stream.try_next().await.map_err(|error| refusal(&error))? {
+                answer.batches.push(batch);
+            }
+            answer.trailers = stream.trailers().unwrap_or_default();
         }
-        Ok(batches)
+        Ok(answer)
+    }
+}
+
+/// What came of a statement.
+#[derive(Debug)]
+struct Answer {
+    schema: Schema,
+    batches: Vec<RecordBatch>,
+    trailers: MetadataMap,
+}
+
+impl Answer {
+    /// Writes the files that were asked for.
+    fn keep(&self, arguments: &Arguments) -> Result<(), super::Error> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| super::Error::Write(path, source)
+        };
+        if let Some(path) = &arguments.save {
+            let file = File::create(path).map_err(failed(path))?;
+            self.write(BufWriter::new(file))?;
+        }
+        if let Some(path) = &arguments.receipt {
+            std::fs::write(path, self.receipt()?).map_err(failed(path))?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, file: BufWriter<File>) -> Result<(), Error> {
+        let mut writer = FileWriter::try_new(file, &self.schema)?;
+        for batch in &self.batches {
+            writer.write(batch)?;
+        }
+        Ok(writer.finish()?)
+    }
+
+    fn receipt(&self) -> Result<Vec<u8>, Error> {
+        let receipt = self.trailers.get_bin(RECEIPT);
+        let receipt = receipt.and_then(|receipt| receipt.to_bytes().ok());
+        let id = self.trailers.get(RECEIPT_ID);
+        let id = id.and_then(|id| id.to_str().ok()).unwrap_or("{id}");
+        Ok(receipt
+            .ok_or_else(|| Error::NoReceipt(id.to_owned()))?
+            .to_vec())
     }
 }
 

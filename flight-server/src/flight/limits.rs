@@ -30,6 +30,9 @@ pub(crate) const PREPARED_BYTES_PER_PRINCIPAL_MAX: usize = 16 * 1024 * 1024;
 /// Beyond this, of all principals together, newcomers are refused: the statements of others are not for taking.
 pub(crate) const PREPARED_TOTAL_MAX: usize = 16 * 1024;
 
+/// Longer receipts are told by their names: the metadata of one call has 8 KiB with many clients.
+pub(crate) const RECEIPT_BYTES_MAX: usize = 5 * 1024;
+
 /// Longer name patterns match nothing that exists, and cost time to compile.
 pub(crate) const PATTERN_BYTES_MAX: usize = 1024;
 

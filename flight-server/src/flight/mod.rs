@@ -49,6 +49,8 @@ use metadata::Facts;
 use prepared::PreparedStatements;
 use ticket::Tickets;
 
+pub(crate) use statement::{RECEIPT, RECEIPT_ID};
+
 const AUTHORIZATION: &str = "authorization";
 
 /// The Flight service of one listener.

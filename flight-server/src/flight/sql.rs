@@ -160,10 +160,6 @@ impl TrailhouseFlight {
         statement: Statement,
     ) -> Result<(SchemaRef, Bytes), Refusal> {
         let plan = self.planned(caller, &statement).await?;
-        let statement = Statement {
-            plan_digest: Some(plan.plan_digest()),
-            ..statement
-        };
         let ticket = TicketStatementQuery {
             statement_handle: self.tickets.seal(&caller.principal(), &statement)?,
         };
@@ -188,8 +184,11 @@ impl TrailhouseFlight {
             Asked::Update(sql) => {
                 let detail = "statements that change something are not available".to_owned();
                 let error = query::Error::StatementNotAllowed { detail };
-                self.refused(caller, sql.as_deref().unwrap_or_default(), error)
-                    .await
+                let statement = Statement::new(sql.as_deref().unwrap_or_default());
+                match self.permit_to_plan(caller, Some(&statement)).await {
+                    Ok(permit) => self.refused(&permit, &statement.sql, error),
+                    Err(refusal) => refusal,
+                }
             }
             Asked::Statement(_)
             | Asked::Prepared(_)

@@ -4,21 +4,31 @@
 //! earlier call is carried over to a later one.
 
 use std::fmt;
-use std::sync::Arc;
+use std::future::ready;
+use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::SchemaRef;
-use catalog::guard::{OperationKind, Permit, Read, Request};
+use catalog::guard::{Permit, Read, Request};
 use catalog::ids::TenantId;
-use engine::query::{self, Described, ParamValues, Queries, VerifiedPlan};
+use engine::query::{self, AnswerStream, Described, Further, ParamValues, Part, VerifiedPlan};
+use engine::receipt::SignedReceipt;
 use futures::{StreamExt, TryStreamExt, stream};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Status};
 
-use crate::problem::{Problem, Slug};
+use crate::problem::Problem;
 
 use super::call::{Caller, Refusal};
 use super::encode::{FlightDataStream, encode};
+use super::limits::RECEIPT_BYTES_MAX;
 use super::parameters::Bindings;
 use super::schema::advertised;
 use super::{TrailhouseFlight, call};
+
+/// The trailer that holds the receipt of an answer, as the bytes of its JSON.
+pub(crate) const RECEIPT: &str = "x-trailhouse-receipt-bin";
+/// The trailer that names it.
+pub(crate) const RECEIPT_ID: &str = "x-trailhouse-receipt-id";
 
 /// Whose statements and tickets these are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,8 +42,6 @@ pub(crate) struct Principal {
 pub(crate) struct Statement {
     pub(crate) sql: Arc<str>,
     pub(crate) bindings: Option<Arc<Bindings>>,
-    /// Of the plan that GetFlightInfo made, for the evidence of its execution.
-    pub(crate) plan_digest: Option<[u8; 32]>,
 }
 
 impl fmt::Debug for Statement {
@@ -49,7 +57,6 @@ impl Statement {
         Self {
             sql: sql.into(),
             bindings: None,
-            plan_digest: None,
         }
     }
 
@@ -80,7 +87,6 @@ impl TrailhouseFlight {
     fn request(&self, statement: Option<&Statement>) -> Request {
         Request {
             statement: statement.map(|statement| query::strip_literals(&statement.sql)),
-            plan_digest: statement.and_then(|statement| statement.plan_digest),
             ..Request::at(self.silo.clone())
         }
     }
@@ -95,7 +101,7 @@ impl TrailhouseFlight {
         let sql = &statement.sql;
         match self.service.queries.describe(&permit, sql).await {
             Ok(described) => Ok(described),
-            Err(error) => Err(self.refused(caller, sql, error).await),
+            Err(error) => Err(self.refused(&permit, sql, error)),
         }
     }
 
@@ -106,46 +112,33 @@ impl TrailhouseFlight {
         statement: &Statement,
     ) -> Result<VerifiedPlan, Refusal> {
         let permit = self.permit_to_plan(caller, Some(statement)).await?;
-        self.plan(caller, &permit, statement).await
+        self.plan(&permit, statement).await
     }
 
-    /// Executes the statement, once for each row of its parameters, and streams what comes.
+    /// Runs a statement: the rows, and in the trailers of the stream the receipt. Its evidence is recorded when it has
+    /// been planned, with the plan's digest, and is durable before the first row.
     pub(super) async fn execute(
         &self,
         caller: &Caller,
         statement: &Statement,
     ) -> Result<FlightDataStream, Refusal> {
-        let request = self.request(Some(statement));
-        let permit = self.service.gate.authorize(&caller.context, request);
-        let permit = permit.await?;
-        let plan = self.plan(caller, &permit, statement).await?;
+        let permit = self.permit_to_plan(caller, Some(statement)).await?;
+        let plan = self.plan(&permit, statement).await?;
         let schema = advertised(&plan.schema());
-        let broken = caller.status(call::internal("the result could not be encoded"));
-        let first = plan.execute()?;
-        let correlation = caller.correlation();
-        let failed = move |error| call::status(query::Error::from_stream(error), &correlation);
-        let first = first.map_err(failed.clone());
-        if statement.rows() == 1 {
-            return Ok(encode(schema, first, broken));
-        }
-        let rest = Rest {
-            queries: Arc::clone(&self.service.queries),
-            permit: Arc::new(permit),
-            statement: statement.clone(),
-            schema: Arc::clone(&schema),
+        let text = Some(query::strip_literals(&statement.sql));
+        let gate = &self.service.gate;
+        let permit = gate.witnessed(&permit, text, plan.plan_digest());
+        let parameters = (1..statement.rows()).filter_map(|row| statement.row(row).transpose());
+        let further = Further {
+            sql: Arc::clone(&statement.sql),
+            parameters: parameters.collect::<Result<_, _>>()?,
         };
-        let correlation = caller.correlation();
-        let rest = stream::iter(1..statement.rows())
-            .then(move |row| rest.clone().execute(row))
-            .map_err(move |problem: Problem| call::status(problem, &correlation))
-            .map_ok(move |batches| batches.map_err(failed.clone()))
-            .try_flatten();
-        Ok(encode(schema, first.chain(rest), broken))
+        let answer = self.service.queries.answer(permit, plan, further).await?;
+        Ok(stream_of(caller, schema, answer))
     }
 
     async fn plan(
         &self,
-        caller: &Caller,
         permit: &Permit<Read>,
         statement: &Statement,
     ) -> Result<VerifiedPlan, Refusal> {
@@ -153,46 +146,51 @@ impl TrailhouseFlight {
         let parameters = statement.row(0)?;
         match self.service.queries.plan(permit, sql, parameters).await {
             Ok(plan) => Ok(plan),
-            Err(error) => Err(self.refused(caller, sql, error).await),
+            Err(error) => Err(self.refused(permit, sql, error)),
         }
     }
 
-    /// A denial that only planning could find is evidence as well.
-    pub(super) async fn refused(&self, caller: &Caller, sql: &str, error: query::Error) -> Refusal {
-        match error {
-            query::Error::Denied(denial) => {
-                let statement = Some(query::strip_literals(sql));
-                let gate = &self.service.gate;
-                let denial = gate
-                    .deny(&caller.context, OperationKind::Read, denial, statement)
-                    .await;
-                denial.into()
-            }
-            other => other.into(),
-        }
+    /// A refusal that only planning could find is evidence as well.
+    pub(super) fn refused(&self, permit: &Permit<Read>, sql: &str, error: query::Error) -> Refusal {
+        self.service.refused(permit, sql, error).into()
     }
 }
 
-/// What the executions after the first need.
-#[derive(Clone)]
-struct Rest {
-    queries: Arc<Queries>,
-    permit: Arc<Permit<Read>>,
-    statement: Statement,
-    schema: SchemaRef,
+/// An answer as a stream of messages that ends with its receipt.
+fn stream_of(caller: &Caller, schema: SchemaRef, answer: AnswerStream) -> FlightDataStream {
+    let broken = caller.status(call::internal("the result could not be encoded"));
+    let correlation = caller.correlation();
+    let told = Arc::new(OnceLock::new());
+    let tell = Arc::clone(&told);
+    let rows = answer
+        .map_err(move |error| call::status(error, &correlation))
+        .try_filter_map(move |part| {
+            let rows = match part {
+                Part::Rows(batch) => Some(batch),
+                Part::Receipt(receipt) => {
+                    // There is one to an answer.
+                    let _ = tell.set(receipt);
+                    None
+                }
+            };
+            ready(Ok(rows))
+        });
+    let end = stream::once(async move { told.get().map(|receipt| Err(good_end(receipt))) });
+    encode(schema, rows, broken)
+        .chain(end.filter_map(ready))
+        .boxed()
 }
 
-impl Rest {
-    async fn execute(self, row: usize) -> Result<query::BatchStream, Problem> {
-        let parameters = self.statement.row(row)?;
-        let plan = self
-            .queries
-            .plan(&self.permit, &self.statement.sql, parameters)
-            .await?;
-        if advertised(&plan.schema()) != self.schema {
-            let detail = "the rows of parameters give results of different types";
-            return Err(Problem::new(Slug::InvalidQuery, detail));
-        }
-        Ok(plan.execute()?)
+/// The end of a stream that went well. It takes the form of an error, because only that can bring trailers of its own.
+/// A receipt that is too long for them is told by its name.
+fn good_end(receipt: &SignedReceipt) -> Status {
+    let mut trailers = MetadataMap::new();
+    if let Ok(id) = MetadataValue::try_from(receipt.receipt().id.to_string()) {
+        trailers.insert(RECEIPT_ID, id);
     }
+    let text = receipt.to_json();
+    if text.len() <= RECEIPT_BYTES_MAX {
+        trailers.insert_bin(RECEIPT, MetadataValue::from_bytes(text.as_bytes()));
+    }
+    Status::with_metadata(Code::Ok, "", trailers)
 }

@@ -42,8 +42,6 @@ struct Sealed {
     sql: String,
     #[prost(bytes = "bytes", optional, tag = "6")]
     bindings: Option<Bytes>,
-    #[prost(bytes = "bytes", tag = "7")]
-    plan_digest: Bytes,
     #[prost(int64, tag = "8")]
     expires_at_us: i64,
 }
@@ -92,7 +90,6 @@ impl Tickets {
             Some(bindings) => Some(bindings.to_bytes().map_err(|_| broken())?),
             None => None,
         };
-        let plan_digest = statement.plan_digest;
         let expires_at = self.clock.now().plus(TICKET_AGE_MAX);
         let plain = Sealed {
             version: VERSION,
@@ -101,7 +98,6 @@ impl Tickets {
             silo: self.silo.to_string(),
             sql: statement.sql.to_string(),
             bindings,
-            plan_digest: plan_digest.map(Vec::from).unwrap_or_default().into(),
             expires_at_us: expires_at.as_micros(),
         }
         .encode_to_vec();
@@ -140,7 +136,6 @@ impl Tickets {
         Ok(Statement {
             sql: sealed.sql.into(),
             bindings: bindings.map(Arc::new),
-            plan_digest: sealed.plan_digest[..].try_into().ok(),
         })
     }
 
@@ -206,7 +201,6 @@ mod tests {
             bindings: Bindings::new(&batch, &["$1".to_owned(), "$2".to_owned()])
                 .unwrap()
                 .map(Arc::new),
-            plan_digest: Some([9; 32]),
         }
     }
 

@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, get, post};
 use catalog::ids::SiloId;
 use http::{HeaderMap, HeaderValue};
 
-use super::{admit, events, health, problems, quarantine, records, schemas};
+use super::{admit, events, health, plans, problems, quarantine, receipts, records, schemas};
 use crate::limits::Room;
 use crate::observe::{CORRELATION_ID, Seen, observed};
 use crate::problem::{Problem, REQUEST_ID, Slug};
@@ -77,6 +77,10 @@ pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
             "/v1/audit/schemas/{stream}/{version}",
             get(schemas::version),
         )
+        .route("/v1/keys", reads(get(receipts::keys)))
+        .route("/v1/receipts", reads(get(receipts::of_request)))
+        .route("/v1/receipts/{id}", reads(get(receipts::one)))
+        .route("/v1/query/plan", reads(post(plans::plan)))
         .route("/problems/{slug}", get(problems::document))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
@@ -123,6 +127,10 @@ fn route(path: &str) -> &'static str {
         "/readyz" => "readyz",
         "/metrics" => "metrics",
         "/v1/audit/quarantine" => "quarantine",
+        "/v1/keys" => "keys",
+        "/v1/receipts" => "receipts",
+        "/v1/query/plan" => "plan",
+        path if path.starts_with("/v1/receipts/") => "receipts",
         path if path.starts_with("/v1/audit/quarantine/") => "quarantine-entry",
         path if path.starts_with("/v1/audit/schemas") => "schemas",
         path if path.starts_with("/problems/") => "problems",

@@ -7,6 +7,7 @@
 //!
 //! Which KMS keys a tenant has is the registry's to say: it [enrolls](KeyRing::enroll) them when it reads the tenant.
 
+mod attesting;
 #[cfg(test)]
 mod tests;
 mod writing;
@@ -23,13 +24,14 @@ use serde::{Deserialize, Serialize};
 use super::cache::Cache;
 use super::stored::{self, MasterKey, StoredSecret};
 use super::{
-    EpochKey, KeyError, KeyId, KeyPurpose, Kms, SecretKey, TenantKeys, TenantSecret, WrapAad,
-    WrappedEpoch,
+    EpochKey, KeyError, KeyId, KeyPurpose, Kms, ProcessKey, SecretKey, SigningKeyId, TenantKeys,
+    TenantSecret, WrapAad, WrappedEpoch,
 };
 use crate::clock::{self, Clock, Random};
 use crate::documents::{DocumentError, Documents};
 use crate::ids::{SiloId, TenantId};
 
+use self::attesting::RENEWED_AFTER;
 use self::writing::Held;
 
 /// How long an unwrapped key may be used without asking the KMS again.
@@ -97,6 +99,9 @@ pub struct KeyRing {
     secrets: Cache<(Place, TenantSecret), SecretKey>,
     writing_keys: Held<(Place, KeyPurpose), EpochKey>,
     writing_secrets: Held<(Place, TenantSecret), SecretKey>,
+    process_keys: Cache<Place, ProcessKey>,
+    renewed_keys: Held<Place, ProcessKey>,
+    signing_publics: Cache<SigningKeyId, [u8; 32]>,
     lanes: Vec<tokio::sync::Mutex<()>>,
     hasher: RandomState,
 }
@@ -119,6 +124,9 @@ impl KeyRing {
             secrets: Cache::new(Arc::clone(&clock), KEY_LIFETIME_MAX, KEYS_CACHED_MAX),
             writing_keys: Held::new(Arc::clone(&clock)),
             writing_secrets: Held::new(Arc::clone(&clock)),
+            process_keys: Cache::new(Arc::clone(&clock), RENEWED_AFTER, KEYS_CACHED_MAX),
+            renewed_keys: Held::new(Arc::clone(&clock)),
+            signing_publics: Cache::new(Arc::clone(&clock), KEY_LIFETIME_MAX, KEYS_CACHED_MAX),
             clock,
             lanes: std::iter::repeat_with(tokio::sync::Mutex::default)
                 .take(FETCH_LANES)
@@ -170,6 +178,8 @@ impl KeyRing {
             .forget(|(place, _)| place.tenant == *tenant);
         self.writing_secrets
             .forget(|(place, _)| place.tenant == *tenant);
+        self.process_keys.forget(|place| place.tenant == *tenant);
+        self.renewed_keys.forget(|place| place.tenant == *tenant);
     }
 
     /// The epoch key to write with: this month's, made on first use and after every rotation of its KMS key.

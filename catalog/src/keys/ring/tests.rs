@@ -393,3 +393,50 @@ async fn a_key_that_was_switched_off_is_not_written_with_any_more() {
     let refused = ring.writing_key(tenant, silo, KeyPurpose::Data).await;
     assert!(matches!(refused, Err(KeyError::Unavailable { .. })));
 }
+
+#[tokio::test]
+async fn a_process_key_is_certified_once_and_renewed_in_time() {
+    let world = World::new().await;
+    let ring = world.ring();
+    let key = || ring.process_key(&world.tenant, &world.silo);
+    let before = world.calls();
+    let waiting = futures::future::join_all((0..20).map(|_| key())).await;
+    assert_eq!(world.calls(), before + 1, "one signature for everyone");
+    let first = waiting[0].as_ref().unwrap();
+    let keys = ring.public_keys(&world.tenant, &world.silo).await.unwrap();
+    let now = world.clock.now();
+    let said = (&b"test\0"[..], &b"hello"[..]);
+    let signature = first.sign(now, said.0, said.1).unwrap();
+    let about = (&world.tenant, &world.silo, now);
+    assert_eq!(
+        first.statement().verify(&keys, about, said, &signature),
+        Ok(())
+    );
+    // Another process has another key, and each has left its statement.
+    let other = world.ring();
+    let other = other.process_key(&world.tenant, &world.silo).await.unwrap();
+    assert_ne!(other.statement(), first.statement());
+    let documents = Documents::new(Arc::clone(&world.store), Path::from("tenants/acme/control"));
+    assert_eq!(documents.list("process-keys").await.unwrap().len(), 2);
+    // The key service is away when half of the time is over: the old key goes on, to an hour before its end.
+    world.clock.advance(Duration::from_secs(7 * 3_600));
+    world.kms.down.store(true, Ordering::SeqCst);
+    assert_eq!(key().await.unwrap().statement(), first.statement());
+    world.clock.advance(Duration::from_secs(4 * 3_600));
+    assert!(matches!(key().await, Err(KeyError::Unavailable { .. })));
+    world.kms.down.store(false, Ordering::SeqCst);
+    world.clock.advance(Duration::from_secs(60));
+    assert_ne!(key().await.unwrap().statement(), first.statement());
+}
+
+#[tokio::test]
+async fn there_is_no_process_key_without_its_statement() {
+    let world = World::new().await;
+    world.kms.down.store(true, Ordering::SeqCst);
+    let ring = world.ring();
+    let key = ring.process_key(&world.tenant, &world.silo).await;
+    assert!(matches!(key, Err(KeyError::Unavailable { .. })));
+    let stranger = TenantId::parse("globex").unwrap();
+    let key = ring.process_key(&stranger, &world.silo).await;
+    assert!(matches!(key, Err(KeyError::NotEnrolled)));
+}

@@ -1,0 +1,110 @@
+//! Keys that this process signs with, one for each tenant, certified by the tenant's signing key when first needed.
+//!
+//! The statement is stored as the document `process-keys/<SHA-256 of the public key>` of the tenant, in the clear, before
+//! anything is signed. After that the key service is asked again only when half of the key's time is over, for a new key;
+//! while it does not answer the old one goes on to its end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::{Enrolled, KeyRing, Place};
+use crate::clock::Timestamp;
+use crate::ids::{SiloId, TenantId};
+use crate::keys::attested::{KeyStatement, ProcessKey, PublicKeys};
+use crate::keys::{KeyError, SecretKey, SigningKeyId, stored};
+
+/// How long a process key speaks for a tenant.
+const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
+/// After this long there is a new one.
+pub(super) const RENEWED_AFTER: Duration = Duration::from_secs(6 * 3_600);
+/// A key that has less time than this left is given to nobody: what it is for has to end before the key does.
+const LEFT_MIN: Duration = Duration::from_secs(3_600);
+const PROCESS_KEYS: &str = "process-keys";
+
+impl KeyRing {
+    /// The key that this process signs with for a tenant.
+    ///
+    /// # Errors
+    /// When there is none that holds for another hour, and none can be certified.
+    pub async fn process_key(
+        &self,
+        tenant: &TenantId,
+        silo: &SiloId,
+    ) -> Result<Arc<ProcessKey>, KeyError> {
+        let place = Place::new(tenant, silo);
+        if let Some(key) = self.process_keys.get(&place) {
+            return Ok(key);
+        }
+        let _alone = self.lane(&(PROCESS_KEYS, &place)).lock().await;
+        if let Some(key) = self.process_keys.get(&place) {
+            return Ok(key);
+        }
+        let certified = async {
+            let asked = self.clock.now();
+            let key = Arc::new(self.certified(&place, asked).await?);
+            let kept = Arc::clone(&key);
+            self.process_keys.insert(place.clone(), asked, kept);
+            Ok(key)
+        };
+        let key = self.renewed_keys.get(&place, certified).await?;
+        if key.statement().holds_at(self.clock.now().plus(LEFT_MIN)) {
+            Ok(key)
+        } else {
+            Err(KeyError::unavailable(
+                "the process key is about to end, and was not renewed",
+            ))
+        }
+    }
+
+    /// The public halves of all versions of a tenant's signing key.
+    ///
+    /// # Errors
+    /// When the key service does not give them.
+    pub async fn public_keys(
+        &self,
+        tenant: &TenantId,
+        silo: &SiloId,
+    ) -> Result<PublicKeys, KeyError> {
+        let newest = self
+            .enrolled(&Place::new(tenant, silo))?
+            .keys
+            .signing
+            .clone();
+        let mut keys = BTreeMap::new();
+        for version in 1..=newest.version() {
+            let id = SigningKeyId::new(newest.silo(), newest.opaque(), version);
+            let key = self.public_key(&id).await?;
+            keys.insert(id, *key);
+        }
+        Ok(PublicKeys::new(tenant, keys))
+    }
+
+    async fn public_key(&self, id: &SigningKeyId) -> Result<Arc<[u8; 32]>, KeyError> {
+        if let Some(key) = self.signing_publics.get(id) {
+            return Ok(key);
+        }
+        let asked = self.clock.now();
+        let key = Arc::new(self.kms.public_key(id).await?);
+        self.signing_publics
+            .insert(id.clone(), asked, Arc::clone(&key));
+        Ok(key)
+    }
+
+    async fn certified(&self, place: &Place, now: Timestamp) -> Result<ProcessKey, KeyError> {
+        let Enrolled { documents, keys } = self.enrolled(place)?;
+        let pair = ProcessKey::pair(&SecretKey::random(&*self.random));
+        let lasts = (now, now.plus(LIFETIME));
+        let about = (&place.tenant, &place.silo);
+        let statement = KeyStatement::unsigned(about, &pair, lasts, &keys.signing);
+        let signature = self.kms.sign(&keys.signing, &statement.message()).await?;
+        let statement = statement.signed(signature);
+        let name = Sha256::digest(ProcessKey::public(&pair));
+        let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+        let document = stored::json(&statement)?;
+        documents.put(PROCESS_KEYS, &name, 1, document).await?;
+        Ok(ProcessKey::new(pair, statement))
+    }
+}
