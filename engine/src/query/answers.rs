@@ -369,3 +369,31 @@ async fn rows_that_are_masked_step_by_step_stay_together() {
     }
     assert_eq!(seen, 1_500);
 }
+
+#[tokio::test]
+async fn windows_unnests_and_joins_over_many_rows_fit_into_little_memory() {
+    let mut caller = Caller::new(ONE, Role::Reader).with_rows(3_000);
+    caller.limits.memory_bytes_max = 4 * 1024 * 1024;
+    for (sql, rows) in [
+        (
+            "SELECT row_number() OVER (ORDER BY leaf_index) AS n FROM records",
+            3_000,
+        ),
+        (
+            "SELECT action, unnest(map_keys(labels)) AS k FROM records",
+            12_000,
+        ),
+        (
+            "SELECT a.action FROM records a JOIN records b ON a.record_id = b.record_id",
+            3_000,
+        ),
+        (
+            "SELECT action FROM records, UNNEST([1, 2, 3]) AS u(n)",
+            9_000,
+        ),
+    ] {
+        let batches = caller.rows(sql).await.expect(sql);
+        let seen: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+        assert_eq!(seen, rows, "{sql}");
+    }
+}

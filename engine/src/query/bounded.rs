@@ -10,7 +10,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, StringArray};
+use arrow::array::{AsArray, StringArray};
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
@@ -25,9 +25,13 @@ use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 use super::error::Error;
 use super::functions::FUNCTIONS;
+use super::gauge::{array_bytes, value_bytes};
 
 /// Bytes that one call may make out of one batch.
 const RESULT_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// Bytes that one value may have: no answer could carry a larger one.
+const VALUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Levels of structs, lists and maps in one type.
 const TYPE_DEPTH_MAX: usize = 8;
@@ -50,6 +54,10 @@ enum Growth {
     Separated,
     /// All arguments, so many times.
     Scaled(usize),
+    /// The first argument once for each group of the pattern.
+    Groups,
+    /// For each row the directives of the second argument, written out.
+    Format,
 }
 
 /// Puts a bound on a function that needs one; others stay as they are.
@@ -65,6 +73,8 @@ pub(super) fn bound(function: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
         "encode" | "to_hex" => Growth::Scaled(2),
         // An offset and a validity bit for each character.
         "string_to_array" => Growth::Scaled(8),
+        "regexp_match" => Growth::Groups,
+        "to_char" => Growth::Format,
         _ => return function,
     };
     Arc::new(ScalarUDF::new_from_impl(Bounded {
@@ -111,9 +121,7 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        if self.growth.estimate(&args) > RESULT_BYTES_MAX {
-            return Err(Error::limit("a function makes too large a value").into());
-        }
+        self.growth.check(&args)?;
         self.inner.invoke_with_args(args)
     }
 
@@ -121,37 +129,60 @@ impl ScalarUDFImpl for Bounded {
 }
 
 impl Growth {
-    /// Bytes of the result, never too few.
-    fn estimate(self, args: &ScalarFunctionArgs) -> usize {
+    /// Refuses a call whose result would be too large, as a whole or in one value.
+    fn check(self, args: &ScalarFunctionArgs) -> Result<(), Error> {
         let rows = args.number_rows;
-        let bytes = |index: usize| args.args.get(index).map_or(0, |arg| bytes_of(arg, rows));
+        let all = self.estimate(args, rows, &|arg| bytes_of(arg, rows));
+        let one = self.estimate(args, 1, &widest);
+        if all > RESULT_BYTES_MAX || one > VALUE_BYTES_MAX {
+            return Err(Error::limit("a function makes too large a value"));
+        }
+        Ok(())
+    }
+
+    /// Bytes of the result over so many rows, never too few. `size` measures an argument.
+    fn estimate(
+        self,
+        args: &ScalarFunctionArgs,
+        rows: usize,
+        size: &dyn Fn(&ColumnarValue) -> usize,
+    ) -> usize {
+        let bytes = |index: usize| args.args.get(index).map_or(0, size);
+        let unit = |index: usize| args.args.get(index).map_or(0, widest);
         let largest = |index: usize| args.args.get(index).map_or(0, largest_count);
-        let all = || {
-            let sizes = args.args.iter().map(|arg| bytes_of(arg, rows));
-            sizes.fold(0, usize::saturating_add)
-        };
+        let all = || args.args.iter().map(size).fold(0, usize::saturating_add);
         match self {
             Self::Sum => all(),
             Self::Scaled(factor) => all().saturating_mul(factor),
             Self::Times => bytes(0).saturating_mul(largest(1)),
             Self::Width => rows.saturating_mul(largest(1)).saturating_mul(4),
-            Self::Product => {
-                let unit = args.args.get(2).map_or(0, widest);
-                bytes(0)
-                    .saturating_add(rows)
-                    .saturating_mul(unit.saturating_add(1))
-            }
+            Self::Product => bytes(0)
+                .saturating_add(rows)
+                .saturating_mul(unit(2).saturating_add(1)),
             Self::Separated => {
                 // Either the separator comes first and between the arguments, or second and between the list's members.
-                let unit = args.args.iter().take(2).map(widest).max().unwrap_or(0);
+                let separator = unit(0).max(unit(1)).min(1 << 20);
                 let members = args
                     .args
                     .len()
                     .saturating_mul(rows)
                     .saturating_add(all() / 4);
-                all().saturating_add(unit.min(1 << 20).saturating_mul(members))
+                all().saturating_add(separator.saturating_mul(members))
             }
+            Self::Groups => {
+                let groups = args.args.get(1).map_or(0, groups);
+                bytes(0).saturating_mul(groups.saturating_add(1))
+            }
+            Self::Format => rows.saturating_mul(unit(1)).saturating_mul(16),
         }
+    }
+}
+
+/// Groups of a pattern, or more.
+fn groups(pattern: &ColumnarValue) -> usize {
+    match pattern {
+        ColumnarValue::Scalar(value) => text_of(value).map_or(0, |text| text.matches('(').count()),
+        ColumnarValue::Array(_) => widest(pattern),
     }
 }
 
@@ -163,17 +194,6 @@ fn bytes_of(argument: &ColumnarValue, rows: usize) -> usize {
     }
 }
 
-fn array_bytes(array: &dyn Array) -> usize {
-    let text = match array.data_type() {
-        DataType::Utf8View => array
-            .as_string_view_opt()
-            .map(|text| text.lengths().map(|length| length as usize).sum::<usize>()),
-        _ => None,
-    };
-    let counted = text.or_else(|| array.to_data().get_slice_memory_size().ok());
-    counted.unwrap_or_else(|| array.get_array_memory_size())
-}
-
 fn scalar_bytes(value: &ScalarValue) -> usize {
     text_of(value).map_or_else(|| value.size(), str::len)
 }
@@ -182,21 +202,12 @@ fn text_of(value: &ScalarValue) -> Option<&str> {
     value.try_as_str().flatten()
 }
 
-/// Bytes of the longest text of an argument.
+/// Bytes of the widest value of an argument.
 fn widest(argument: &ColumnarValue) -> usize {
     match argument {
         ColumnarValue::Scalar(value) => scalar_bytes(value),
-        ColumnarValue::Array(array) => match array.data_type() {
-            DataType::Utf8 => longest(array.as_string::<i32>().iter()),
-            DataType::LargeUtf8 => longest(array.as_string::<i64>().iter()),
-            DataType::Utf8View => longest(array.as_string_view().iter()),
-            _ => array_bytes(array.as_ref()),
-        },
+        ColumnarValue::Array(array) => value_bytes(array.as_ref()),
     }
-}
-
-fn longest<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> usize {
-    texts.flatten().map(str::len).max().unwrap_or(0)
 }
 
 /// The largest number of an argument that says how often or how wide; no number counts as endless.
@@ -307,9 +318,7 @@ impl ScalarUDFImpl for TextJoin {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        if Growth::Sum.estimate(&args) > RESULT_BYTES_MAX {
-            return Err(Error::limit("a function makes too large a value").into());
-        }
+        Growth::Sum.check(&args)?;
         if let [ColumnarValue::Scalar(left), ColumnarValue::Scalar(right)] = args.args.as_slice() {
             let joined = text_of(left)
                 .zip(text_of(right))

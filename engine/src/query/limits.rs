@@ -43,7 +43,7 @@ impl Default for Limits {
             plan_nodes_max: 2_000,
             plan_depth_max: 150,
             memory_bytes_max: 512 * 1024 * 1024,
-            batch_rows: 8_192,
+            batch_rows: 4_096,
             target_partitions: 4,
             deadline: Duration::from_secs(300),
         }

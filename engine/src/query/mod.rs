@@ -22,6 +22,7 @@ mod evolving;
 mod explain;
 mod fields;
 mod functions;
+mod gauge;
 mod guarded;
 mod guarded_exec;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::testing::{Caller, ONE};
 async fn what_is_masked_cannot_select_rows_but_can_be_sorted_and_grouped() {
     let caller = Caller::new(ONE, Role::Reader);
     for (sql, field) in FILTERED_BY_MASKED {
-        let error = caller.rows(sql).await.expect_err(sql);
+        let error = caller.rows(sql).await.map(|_| ()).expect_err(sql);
         assert!(
             matches!(&error, Error::UnsupportedFilter { field: named } if named == field),
             "{sql}: {error:?}"
@@ -58,7 +58,7 @@ async fn strict_mode_keeps_to_the_short_list() {
         "SELECT count(*) FILTER (WHERE trace_id = 'x') FROM records",
         "SELECT 1 FROM (SELECT max(trace_id) OVER () AS c FROM records) t WHERE c = 'x'",
     ] {
-        let error = caller.rows(sql).await.expect_err(sql);
+        let error = caller.rows(sql).await.map(|_| ()).expect_err(sql);
         assert!(
             matches!(error, Error::UnsupportedFilter { .. }),
             "{sql}: {error:?}"
@@ -75,7 +75,7 @@ async fn strict_mode_keeps_to_the_short_list() {
         "SELECT a.created_at FROM records a JOIN records b USING (action) ORDER BY b.trace_id",
         "SELECT (SELECT max(resource_type) FROM records) AS m FROM records ORDER BY m",
     ] {
-        let error = caller.rows(sql).await.expect_err(sql);
+        let error = caller.rows(sql).await.map(|_| ()).expect_err(sql);
         assert!(
             matches!(error, Error::UnsupportedSort { .. }),
             "{sql}: {error:?}"
@@ -98,7 +98,7 @@ async fn naming_another_tenant_is_refused_whether_or_not_there_is_one() {
         "SELECT 1 FROM audit.globex",
         "SELECT 1 FROM globex",
     ] {
-        let error = caller.rows(sql).await.expect_err(sql);
+        let error = caller.rows(sql).await.map(|_| ()).expect_err(sql);
         assert!(
             matches!(error, Error::InvalidQuery { .. }),
             "{sql}: {error:?}"
@@ -130,7 +130,7 @@ async fn errors_are_of_a_kind_the_caller_can_act_on() {
         ("SELECT repeat('x', 1000000000)", "LimitExceeded"),
         ("SELECT lpad('x', 1000000000, 'y')", "LimitExceeded"),
     ] {
-        let error = caller.rows(sql).await.expect_err(sql);
+        let error = caller.rows(sql).await.map(|_| ()).expect_err(sql);
         let text = format!("{error:?}");
         assert!(text.starts_with(kind), "{sql}: {text}");
     }
@@ -143,9 +143,14 @@ async fn a_query_has_so_much_memory_and_no_disk() {
     for sql in [
         "SELECT array_agg(a.context) FROM records a, records b, records c, records d",
         "SELECT a.context FROM records a, records b, records c, records d ORDER BY a.context, b.record_id",
+        "SELECT a.context, sum(1) OVER () FROM records a, records b, records c, records d",
+        "SELECT a.context, sum(a.leaf_index) OVER (ORDER BY a.tenant_id) FROM records a, records b, records c, records d",
+        "SELECT a.record_id, s.x FROM records a CROSS JOIN (SELECT string_agg(b.context, '') AS x FROM records b, records c) s",
+        "SELECT context, unnest(string_to_array(repeat('x,', 20000), ',')) FROM records",
+        "SELECT to_char(created_at, repeat('%c', 300000)) FROM records",
         "SELECT a.context, b.record_id, c.record_id, count(*) FROM records a, records b, records c, records d GROUP BY 1, 2, 3",
     ] {
-        let error = caller.rows(sql).await.expect_err(sql);
+        let error = caller.rows(sql).await.map(|_| ()).expect_err(sql);
         assert!(
             matches!(error, Error::LimitExceeded { .. }),
             "{sql}: {error:?}"
@@ -165,7 +170,7 @@ async fn a_product_of_tables_ends_at_the_deadline() {
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n",
     ] {
         let started = std::time::Instant::now();
-        let error = caller.rows(sql).await.expect_err(sql);
+        let error = caller.rows(sql).await.map(|_| ()).expect_err(sql);
         assert!(matches!(error, Error::Deadline), "{sql}: {error:?}");
         assert!(started.elapsed().as_secs() < 10, "{sql}");
     }
@@ -187,6 +192,11 @@ async fn text_that_doubles_and_types_that_nest_meet_a_bound() {
     for (start, step) in [
         ("action", "x || x || x"),
         ("action", "concat(x, x, x)"),
+        ("action", "encode(encode(x, 'hex'), 'hex')"),
+        (
+            "action",
+            "array_to_string(regexp_match(x, '(((((.*)))))'), '')",
+        ),
         ("action", "replace(x, substr(x, 1, 1), x || x)"),
         ("action", "regexp_replace(x, '.', x, 'g')"),
         ("[action]", "array_concat(x, x, x)"),

@@ -25,6 +25,7 @@ use url::Url;
 
 use super::error::Error;
 use super::functions::{FUNCTIONS, Functions};
+use super::gauge::GaugeMemory;
 use super::limits::Limits;
 use super::table_name::AUDIT;
 use super::tables::{OneCatalog, SessionTables};
@@ -54,7 +55,7 @@ pub(crate) fn state(
         .with_window_functions(FUNCTIONS.window())
         .with_expr_planners(Functions::planners())
         .with_analyzer_rule(Arc::new(verify))
-        .with_physical_optimizer_rules(physical_rules(viewer.decision()))
+        .with_physical_optimizer_rules(physical_rules(viewer.decision(), limits))
         .with_execution_props(ExecutionProps::new().with_query_execution_start_time(started))
         .build();
     Ok(state)
@@ -94,7 +95,10 @@ fn runtime(limits: &Limits) -> Result<Arc<RuntimeEnv>, Error> {
 
 /// The engine's rules between two looks of the verifier: before the first, because statistics can fold a scan away and
 /// leave nothing to look at, and after the last, because that is what runs.
-fn physical_rules(decision: &Arc<Decision>) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+fn physical_rules(
+    decision: &Arc<Decision>,
+    limits: &Limits,
+) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let look = || -> [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 2] {
         let decision_id = decision.id;
         let decision = Arc::clone(decision);
@@ -103,10 +107,17 @@ fn physical_rules(decision: &Arc<Decision>) -> Vec<Arc<dyn PhysicalOptimizerRule
             Arc::new(VerifyRows { decision }),
         ]
     };
+    let gauge = GaugeMemory {
+        batch_bytes_max: limits.memory_bytes_max,
+        batch_rows: limits.batch_rows,
+    };
     look()
         .into_iter()
         .chain(PhysicalOptimizer::new().rules)
-        .chain([Arc::new(YieldAboveJoins) as Arc<_>])
+        .chain([
+            Arc::new(YieldAboveJoins) as Arc<_>,
+            Arc::new(gauge) as Arc<_>,
+        ])
         .chain(look())
         .collect()
 }

@@ -41,6 +41,7 @@ use datafusion::physical_plan::work_table::WorkTableExec;
 
 use super::error::Error;
 use super::functions::FUNCTIONS;
+use super::gauge::GaugeExec;
 use super::guarded_exec::GuardedScanExec;
 
 /// Verifies a physical plan. `memory` says whether the logical plan had rows of its own.
@@ -128,6 +129,7 @@ fn is_known(node: &dyn ExecutionPlan) -> bool {
         || node.is::<ScalarSubqueryExec>()
         || node.is::<CooperativeExec>()
         || node.is::<BufferExec>()
+        || node.is::<GaugeExec>()
 }
 
 fn verify_expr(part: &Arc<dyn PhysicalExpr>) -> Result<(), Error> {

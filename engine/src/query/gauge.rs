@@ -1,0 +1,454 @@
+//! Memory that the engine's own nodes do not account for.
+//!
+//! Sorts, aggregates and the built side of joins take what they hold from the memory of their query. Three others do not:
+//!
+//! - a **window** keeps its input until the frame is complete: what arrives and has not left is charged here;
+//! - a **join** repeats a row as often as it matches, thousands of times in one batch: rows must be narrow enough for that;
+//! - an **unnest** makes a row for each member of a list, all of a batch at once: batches are cut until they fit.
+//!
+//! Without this a short statement over a small table could take the memory of the process.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::DataType;
+use datafusion::common::Result;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
+use datafusion::physical_plan::joins::{
+    CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec,
+};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::unnest::UnnestExec;
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use futures::{StreamExt, stream};
+
+use super::error::Error;
+
+/// Puts the gauges of this module into a plan.
+#[derive(Debug)]
+pub(super) struct GaugeMemory {
+    /// Bytes that one batch may come to.
+    pub(super) batch_bytes_max: usize,
+    /// Rows of a batch.
+    pub(super) batch_rows: usize,
+}
+
+impl PhysicalOptimizerRule for GaugeMemory {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _config: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|node| {
+            let gauged = self.gauged(&node)?;
+            Ok(gauged.map_or_else(|| Transformed::no(node), Transformed::yes))
+        })
+        .data()
+    }
+
+    fn name(&self) -> &str {
+        "gauge_memory"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+impl GaugeMemory {
+    /// The node with gauges around it, if it needs any.
+    fn gauged(&self, node: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let kind = node.as_ref() as &dyn Any;
+        if kind.is::<WindowAggExec>() || kind.is::<BoundedWindowAggExec>() {
+            let held = Arc::new(Held::default());
+            let window = over(node, || Gauge::Arriving(Arc::clone(&held)))?;
+            return Ok(Some(GaugeExec::above(window, Gauge::Leaving(held))));
+        }
+        if let Some(unnest) = kind.downcast_ref::<UnnestExec>() {
+            let lists = unnest.list_column_indices();
+            let lists: Vec<usize> = lists
+                .iter()
+                .map(|list| list.index_in_input_schema)
+                .collect();
+            let gauge = || Gauge::Lists {
+                lists: lists.clone(),
+                batch_bytes_max: self.batch_bytes_max,
+            };
+            return over(node, gauge).map(Some);
+        }
+        let is_join = kind.is::<HashJoinExec>()
+            || kind.is::<CrossJoinExec>()
+            || kind.is::<NestedLoopJoinExec>()
+            || kind.is::<SortMergeJoinExec>();
+        if is_join {
+            let row_bytes_max = self.batch_bytes_max / self.batch_rows.max(1);
+            return over(node, || Gauge::Width { row_bytes_max }).map(Some);
+        }
+        Ok(None)
+    }
+}
+
+/// The node with a gauge over each of its inputs.
+fn over(
+    node: &Arc<dyn ExecutionPlan>,
+    gauge: impl Fn() -> Gauge,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let children = node.children().into_iter();
+    let children = children.map(|child| GaugeExec::above(Arc::clone(child), gauge()));
+    replace_children_if_necessary(Arc::clone(node), children.collect())
+}
+
+/// What a gauge looks at.
+#[derive(Debug, Clone)]
+enum Gauge {
+    /// Rows are narrow.
+    Width { row_bytes_max: usize },
+    /// Batches are small, once these lists are unnested.
+    Lists {
+        lists: Vec<usize>,
+        batch_bytes_max: usize,
+    },
+    /// What a window takes in.
+    Arriving(Arc<Held>),
+    /// What a window gives out.
+    Leaving(Arc<Held>),
+}
+
+/// What the windows of one node hold, by partition.
+#[derive(Debug, Default)]
+struct Held(Mutex<Vec<Option<Arc<Account>>>>);
+
+/// What one window holds: memory of the query's, for rows that have arrived and not left.
+#[derive(Debug)]
+struct Account {
+    reservation: MemoryReservation,
+    rows: AtomicUsize,
+}
+
+impl Held {
+    fn open(&self, partition: usize, context: &TaskContext) -> Arc<Account> {
+        let account = Arc::new(Account {
+            reservation: MemoryConsumer::new("window").register(context.memory_pool()),
+            rows: AtomicUsize::new(0),
+        });
+        let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if accounts.len() <= partition {
+            accounts.resize(partition + 1, None);
+        }
+        if let Some(place) = accounts.get_mut(partition) {
+            *place = Some(Arc::clone(&account));
+        }
+        account
+    }
+
+    fn find(&self, partition: usize) -> Option<Arc<Account>> {
+        let accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.get(partition).cloned().flatten()
+    }
+}
+
+impl Account {
+    /// The window keeps the rows, and gives out as many with a column more.
+    fn arrives(&self, batch: &RecordBatch) -> Result<()> {
+        self.rows.fetch_add(batch.num_rows(), Ordering::Relaxed);
+        self.reservation.try_grow(bytes_of(batch).saturating_mul(2))
+    }
+
+    fn leaves(&self, batch: &RecordBatch) {
+        let gone = batch.num_rows();
+        let held = self.rows.fetch_sub(gone, Ordering::Relaxed).max(1);
+        let part = self.reservation.size() / held * gone;
+        self.reservation.shrink(part.min(self.reservation.size()));
+    }
+}
+
+/// Passes batches on, with a look at each.
+#[derive(Debug)]
+pub(super) struct GaugeExec {
+    input: Arc<dyn ExecutionPlan>,
+    gauge: Gauge,
+}
+
+impl GaugeExec {
+    fn above(input: Arc<dyn ExecutionPlan>, gauge: Gauge) -> Arc<dyn ExecutionPlan> {
+        Arc::new(Self { input, gauge })
+    }
+}
+
+impl DisplayAs for GaugeExec {
+    fn fmt_as(&self, _t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GaugeExec")
+    }
+}
+
+impl ExecutionPlan for GaugeExec {
+    fn name(&self) -> &str {
+        "GaugeExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let input = children.into_iter().next().ok_or(Error::Internal)?;
+        Ok(Self::above(input, self.gauge.clone()))
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let account = match &self.gauge {
+            // Opened before the window below asks for its input.
+            Gauge::Leaving(held) => Some(held.open(partition, &context)),
+            Gauge::Arriving(held) => Some(
+                held.find(partition)
+                    .unwrap_or_else(|| held.open(partition, &context)),
+            ),
+            Gauge::Width { .. } | Gauge::Lists { .. } => None,
+        };
+        let rows = self.input.execute(partition, context)?;
+        let schema = rows.schema();
+        let gauged = Gauged {
+            rows,
+            gauge: self.gauge.clone(),
+            account,
+            cut: VecDeque::new(),
+        };
+        let gauged = stream::try_unfold(gauged, |mut gauged| async move {
+            let batch = gauged.next().await?;
+            Ok(batch.map(|batch| (batch, gauged)))
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, gauged)))
+    }
+}
+
+struct Gauged {
+    rows: SendableRecordBatchStream,
+    gauge: Gauge,
+    account: Option<Arc<Account>>,
+    /// Parts of a batch that was too large as a whole.
+    cut: VecDeque<RecordBatch>,
+}
+
+impl Gauged {
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        if let Some(part) = self.cut.pop_front() {
+            return Ok(Some(part));
+        }
+        let Some(batch) = self.rows.next().await.transpose()? else {
+            return Ok(None);
+        };
+        match (&self.gauge, &self.account) {
+            (Gauge::Arriving(_), Some(account)) => account.arrives(&batch)?,
+            (Gauge::Leaving(_), Some(account)) => account.leaves(&batch),
+            (Gauge::Width { row_bytes_max }, _) => {
+                if row_bytes(&batch) > *row_bytes_max {
+                    return Err(Error::limit("a value is too large to be joined").into());
+                }
+            }
+            (
+                Gauge::Lists {
+                    lists,
+                    batch_bytes_max,
+                },
+                _,
+            ) => {
+                cut(batch, lists, *batch_bytes_max, &mut self.cut)?;
+                return Ok(self.cut.pop_front());
+            }
+            (Gauge::Arriving(_) | Gauge::Leaving(_), None) => return Err(Error::Internal.into()),
+        }
+        Ok(Some(batch))
+    }
+}
+
+/// Cuts a batch into halves until each of them is small once its lists are unnested. Never estimates too low: each row may
+/// be as wide as all of them.
+fn cut(
+    batch: RecordBatch,
+    lists: &[usize],
+    batch_bytes_max: usize,
+    parts: &mut VecDeque<RecordBatch>,
+) -> Result<()> {
+    let columns = lists.iter().filter_map(|index| batch.columns().get(*index));
+    let members: usize = columns.map(|list| members(list.as_ref())).sum();
+    let unnested = members.saturating_mul(bytes_of(&batch).saturating_add(64));
+    if unnested <= batch_bytes_max || batch.num_rows() == 0 {
+        parts.push_back(batch);
+        return Ok(());
+    }
+    if batch.num_rows() == 1 {
+        // One row repeats its other columns only.
+        let lists = lists.iter().filter_map(|index| batch.columns().get(*index));
+        let lists: usize = lists.map(|list| array_bytes(list.as_ref())).sum();
+        let rest = bytes_of(&batch).saturating_sub(lists).saturating_add(64);
+        if members.saturating_mul(rest).saturating_add(lists) > batch_bytes_max {
+            return Err(Error::limit("a list is too large to be unnested").into());
+        }
+        parts.push_back(batch);
+        return Ok(());
+    }
+    let half = batch.num_rows() / 2;
+    cut(batch.slice(0, half), lists, batch_bytes_max, parts)?;
+    cut(
+        batch.slice(half, batch.num_rows() - half),
+        lists,
+        batch_bytes_max,
+        parts,
+    )
+}
+
+/// Members of all lists of a column, down to the innermost.
+fn members(array: &dyn Array) -> usize {
+    match array.data_type() {
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            let (first, last) = ends(list.value_offsets().iter().map(|offset| i64::from(*offset)));
+            let inner = list.values().slice(first, last - first);
+            members(inner.as_ref()).max(last - first)
+        }
+        DataType::LargeList(_) => {
+            let list = array.as_list::<i64>();
+            let (first, last) = ends(list.value_offsets().iter().copied());
+            let inner = list.values().slice(first, last - first);
+            members(inner.as_ref()).max(last - first)
+        }
+        DataType::FixedSizeList(_, size) => {
+            let size = usize::try_from(*size).unwrap_or(0);
+            array.len().saturating_mul(size)
+        }
+        _ => array.len(),
+    }
+}
+
+fn ends(offsets: impl DoubleEndedIterator<Item = i64> + Clone) -> (usize, usize) {
+    let at = |offset: Option<i64>| offset.and_then(|at| usize::try_from(at).ok()).unwrap_or(0);
+    (at(offsets.clone().next()), at(offsets.clone().next_back()))
+}
+
+fn bytes_of(batch: &RecordBatch) -> usize {
+    let columns = batch.columns().iter();
+    columns.map(|column| array_bytes(column.as_ref())).sum()
+}
+
+/// Bytes of the part of the buffers that an array shows; of views inside other types all that they could show.
+pub(super) fn array_bytes(array: &dyn Array) -> usize {
+    match array.data_type() {
+        DataType::Utf8View => view_bytes(array.as_string_view().lengths()),
+        DataType::BinaryView => view_bytes(array.as_binary_view().lengths()),
+        data_type if has_views(data_type) => array.get_array_memory_size(),
+        _ => {
+            let shown = array.to_data().get_slice_memory_size();
+            shown.unwrap_or_else(|_| array.get_array_memory_size())
+        }
+    }
+}
+
+fn view_bytes(lengths: impl Iterator<Item = u32>) -> usize {
+    // A view itself has 16 bytes.
+    let bytes = lengths.map(|length| (length as usize).saturating_add(16));
+    bytes.fold(0, usize::saturating_add)
+}
+
+fn has_views(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8View
+        | DataType::BinaryView
+        | DataType::ListView(_)
+        | DataType::LargeListView(_) => true,
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => has_views(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_views(field.data_type())),
+        DataType::Dictionary(_, values) => has_views(values),
+        _ => false,
+    }
+}
+
+/// Bytes of the widest row, or more: the widest value of each column.
+fn row_bytes(batch: &RecordBatch) -> usize {
+    let columns = batch.columns().iter();
+    let widest = columns.map(|column| value_bytes(column.as_ref()));
+    widest.fold(0, usize::saturating_add)
+}
+
+/// Bytes of the widest value of an array, or more.
+pub(super) fn value_bytes(array: &dyn Array) -> usize {
+    let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
+    match array.data_type() {
+        DataType::Utf8 => {
+            let texts = array.as_string::<i32>();
+            longest(&mut texts.iter().map(|text| text.map_or(0, str::len)))
+        }
+        DataType::LargeUtf8 => {
+            let texts = array.as_string::<i64>();
+            longest(&mut texts.iter().map(|text| text.map_or(0, str::len)))
+        }
+        DataType::Utf8View => {
+            let texts = array.as_string_view();
+            longest(&mut texts.lengths().map(|length| length as usize))
+        }
+        DataType::BinaryView => {
+            let texts = array.as_binary_view();
+            longest(&mut texts.lengths().map(|length| length as usize))
+        }
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            let count = longest(&mut list.iter().map(|member| member.map_or(0, |of| of.len())));
+            count.saturating_mul(value_bytes(list.values().as_ref()).max(1))
+        }
+        DataType::Map(..) => {
+            let map = array.as_map();
+            let count = longest(&mut map.iter().map(|entry| entry.map_or(0, |of| of.len())));
+            let widest = value_bytes(map.keys().as_ref()) + value_bytes(map.values().as_ref());
+            count.saturating_mul(widest.max(1))
+        }
+        DataType::Struct(_) => {
+            let members = array.as_struct().columns().iter();
+            members.map(|member| value_bytes(member.as_ref())).sum()
+        }
+        data_type => match data_type.primitive_width() {
+            Some(width) => width,
+            None if array.is_empty() => 0,
+            // Of other types any value may be all there is.
+            None => array_bytes(array),
+        },
+    }
+}
