@@ -22,7 +22,7 @@ use catalog::tenant::{self, OnboardError, Registry};
 use engine::evidence::EvidenceLog;
 use engine::ingest::dedupe::Dedup;
 use engine::ingest::{Ingest, Review};
-use engine::query::{self, Queries};
+use engine::query::{Queries, Resources};
 use engine::receipt::Receipts;
 use engine::sequencer::{Parts, Sequencer};
 use engine::table::{TableKind, Tables};
@@ -59,6 +59,9 @@ pub enum Error {
     /// The node's own disk.
     #[error("the node's own disk cannot be used")]
     Volume(#[from] volume::Error),
+    /// The threads that queries run on.
+    #[error("the system gives no threads")]
+    Threads(#[source] std::io::Error),
     /// Metrics.
     #[error("nothing can be observed")]
     Observe(#[from] observe::Error),
@@ -186,7 +189,8 @@ impl Service {
         } else {
             None
         };
-        let engine = Engine::open(&config, &stores, &control, volume.as_ref(), &clock, &random);
+        let engine = Engine::open(&config, &stores, &control, volume.as_ref(), &clock, &random)
+            .map_err(Error::Threads)?;
         let gate = Gate::new(
             Arc::clone(&control.registry),
             Arc::clone(&control.policies),
@@ -444,7 +448,7 @@ impl Engine {
         volume: Option<&Volume>,
         clock: &Arc<dyn Clock>,
         random: &Arc<dyn Random>,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let tables = Arc::new(Tables::new(
             stores.silos(),
             Arc::clone(&control.keys),
@@ -479,25 +483,23 @@ impl Engine {
             Arc::clone(clock),
         ));
         let (read, clock_of) = (Arc::clone(&tables), Arc::clone(clock));
-        let limits = query::Limits {
-            memory_bytes_max: config.limits.query_memory_bytes_max,
-            deadline: config.limits.query_time_max,
-            ..query::Limits::default()
-        };
-        Self {
-            queries: Arc::new(Queries::new(
-                Arc::clone(&tables),
-                Arc::clone(&control.schemas),
-                (Arc::clone(&receipts), Arc::clone(&control.root)),
-                Arc::clone(clock),
-                limits,
-            )),
+        let resources = Resources::start(&config.queries.budget, Arc::clone(random))?;
+        let queries = Queries::new(
+            Arc::clone(&tables),
+            Arc::clone(&control.schemas),
+            (Arc::clone(&receipts), Arc::clone(&control.root)),
+            Arc::clone(clock),
+            config.queries.limits(),
+            resources,
+        );
+        Ok(Self {
+            queries: Arc::new(queries),
             receipts,
             tables,
             sequencer,
             evidence,
             review: Review::new(read, Arc::clone(&ingest), ids, clock_of),
             ingest,
-        }
+        })
     }
 }

@@ -15,6 +15,7 @@ mod policies;
 mod quarantine;
 mod receipts;
 mod redaction;
+mod resources;
 mod schemas;
 mod stores;
 mod tamper;

@@ -27,7 +27,7 @@ const ENGINE_ARROWS: &[(&str, &[&str])] = &[
     ("evidence", &["record", "seal", "sequencer", "table"]),
     ("ingest", &["record", "seal", "sequencer", "table"]),
     ("receipt", &["record", "table"]),
-    ("query", &["receipt", "record", "table"]),
+    ("query", &["disk", "receipt", "record", "table"]),
 ];
 
 const LICENCES: &[&str] = &[

@@ -53,7 +53,7 @@ class World:
         self.config.write_text(
             f'[control]\nroot = "file://{folder}/control"\n[keys]\nfolder = "{folder}/keys"\n'
             # "commit": answers come when a record is in its table, so that a test can read it at once.
-            f'[wal]\nfolder = "{folder}/wal"\nack = "{ack}"\n'
+            f'[wal]\nfolder = "{folder}/wal"\nack = "{ack}"\n[queries]\nspill_folder = "{folder}/spill"\n'
             f'[admin]\nlisten = "127.0.0.1:{self.ports["admin"]}"\n{silos}'
         )
         self.process = None

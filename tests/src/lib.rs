@@ -395,7 +395,13 @@ fn settings(path: &Path, setup: Setup) -> Config {
         setup.node,
         setup.wal,
     );
-    settings.push_str(setup.more);
+    let queries = format!("[queries]\nspill_folder = {:?}\n", at("spill"));
+    if setup.more.contains("[queries]\n") {
+        settings.push_str(&setup.more.replace("[queries]\n", &queries));
+    } else {
+        settings.push_str(setup.more);
+        settings.push_str(&format!("\n{queries}"));
+    }
     for silo in SILOS {
         let listeners = "flight = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n";
         if setup.more.contains(&format!("[silos.{silo}]")) {

@@ -24,14 +24,18 @@ use datafusion::logical_expr::{
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 use super::error::Error;
+use super::footprint::{array_bytes, value_bytes};
 use super::functions::FUNCTIONS;
-use super::gauge::{array_bytes, value_bytes};
 
 /// Bytes that one call may make out of one batch.
 const RESULT_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// Bytes that one value may have: no answer could carry a larger one.
 const VALUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of a value that is made of constants: there may be thousands of them in a statement, and each is made, and kept,
+/// while it is planned.
+const CONSTANT_BYTES_MAX: usize = 16 * 1024;
 
 /// Levels of structs, lists and maps in one type.
 const TYPE_DEPTH_MAX: usize = 8;
@@ -134,7 +138,13 @@ impl Growth {
         let rows = args.number_rows;
         let all = self.estimate(args, rows, &|arg| bytes_of(arg, rows));
         let one = self.estimate(args, 1, &widest);
-        if all > RESULT_BYTES_MAX || one > VALUE_BYTES_MAX {
+        let is_constant = |arg: &ColumnarValue| matches!(arg, ColumnarValue::Scalar(_));
+        let value_bytes_max = if args.args.iter().all(is_constant) {
+            CONSTANT_BYTES_MAX
+        } else {
+            VALUE_BYTES_MAX
+        };
+        if all > RESULT_BYTES_MAX || one > value_bytes_max {
             return Err(Error::limit("a function makes too large a value"));
         }
         Ok(())

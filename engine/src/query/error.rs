@@ -47,6 +47,12 @@ pub enum Error {
     /// The data cannot be read now.
     #[error("the data cannot be read now")]
     Unavailable,
+    /// The tenant runs as many queries as it may, and as many wait.
+    #[error("too many queries of this tenant run at the same time")]
+    TooManyQueries,
+    /// Everybody together runs as many queries as there can be.
+    #[error("too many queries run at the same time")]
+    Busy,
     /// The query ran longer than it may.
     #[error("the query took too long")]
     Deadline,
@@ -77,7 +83,12 @@ impl Error {
             | Self::UnsupportedFilter { .. }
             | Self::UnsupportedSort { .. }
             | Self::LimitExceeded { .. } => true,
-            Self::KeyUnavailable | Self::Unavailable | Self::Deadline | Self::Internal => false,
+            Self::KeyUnavailable
+            | Self::Unavailable
+            | Self::TooManyQueries
+            | Self::Busy
+            | Self::Deadline
+            | Self::Internal => false,
         }
     }
 

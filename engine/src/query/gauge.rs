@@ -6,6 +6,12 @@
 //! - a **join** repeats a row as often as it matches, thousands of times in one batch: rows must be narrow enough for that;
 //! - an **unnest** makes a row for each member of a list, all of a batch at once: batches are cut until they fit.
 //!
+//! A **projection** or an **aggregate** of many expressions may copy a column as often: batches are cut for them as well.
+//! What comes out of a join or an unnest is charged until the next batch is asked for.
+//!
+//! Every gauge gives the processor back after [`PACE`], and there is one wherever expressions are evaluated. The engine by
+//! itself goes on for a hundred batches, which may be minutes: so long a query would go on whose client has left.
+//!
 //! Without this a short statement over a small table could take the memory of the process.
 
 use std::any::Any;
@@ -13,27 +19,33 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::DataType;
+use arrow::array::RecordBatch;
 use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
+use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec,
 };
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::{StreamExt, stream};
+use tokio::task::yield_now;
 
 use super::error::Error;
+use super::footprint::{array_bytes, bytes_of, members, row_bytes};
 
 /// Puts the gauges of this module into a plan.
 #[derive(Debug)]
@@ -85,7 +97,23 @@ impl GaugeMemory {
                 lists: lists.clone(),
                 batch_bytes_max: self.batch_bytes_max,
             };
+            return Ok(Some(GaugeExec::above(over(node, gauge)?, Gauge::Passing)));
+        }
+        let copies = copies_of(kind);
+        if copies > COPIES_FREE {
+            let gauge = || Gauge::Copies {
+                copies,
+                batch_bytes_max: self.batch_bytes_max,
+            };
             return over(node, gauge).map(Some);
+        }
+        let passes_on = |child: &&Arc<dyn ExecutionPlan>| {
+            let child = child.as_ref() as &dyn Any;
+            // An aggregate is done with what came from below when it gives something out.
+            child.is::<GaugeExec>() || evaluates(child) && !child.is::<AggregateExec>()
+        };
+        if evaluates(kind) && !node.children().iter().all(passes_on) {
+            return over(node, || Gauge::Pace).map(Some);
         }
         let is_join = kind.is::<HashJoinExec>()
             || kind.is::<CrossJoinExec>()
@@ -93,10 +121,39 @@ impl GaugeMemory {
             || kind.is::<SortMergeJoinExec>();
         if is_join {
             let row_bytes_max = self.batch_bytes_max / self.batch_rows.max(1);
-            return over(node, || Gauge::Width { row_bytes_max }).map(Some);
+            let join = over(node, || Gauge::Width { row_bytes_max })?;
+            return Ok(Some(GaugeExec::above(join, Gauge::Passing)));
         }
         Ok(None)
     }
+}
+
+/// How long a query keeps the processor, if one batch does not take longer.
+const PACE: Duration = Duration::from_millis(10);
+
+/// Whether a node evaluates expressions over batches that come from below it.
+fn evaluates(node: &dyn Any) -> bool {
+    node.is::<ProjectionExec>() || node.is::<FilterExec>() || node.is::<AggregateExec>()
+}
+
+/// Copies of a batch that nobody minds.
+const COPIES_FREE: usize = 4;
+
+/// Expressions that a node evaluates over a whole batch, columns as they are left out.
+fn copies_of(node: &dyn Any) -> usize {
+    let is_copy = |expr: &Arc<dyn PhysicalExpr>| !(expr.as_ref() as &dyn Any).is::<Column>();
+    if let Some(projection) = node.downcast_ref::<ProjectionExec>() {
+        let exprs = projection.expr().iter();
+        return exprs.filter(|projected| is_copy(&projected.expr)).count();
+    }
+    let Some(aggregate) = node.downcast_ref::<AggregateExec>() else {
+        return 0;
+    };
+    let groups = aggregate.group_expr().expr().iter();
+    let groups = groups.filter(|(expr, _)| is_copy(expr)).count();
+    let calls = aggregate.aggr_expr().iter();
+    let arguments = calls.flat_map(|call| call.expressions());
+    groups + arguments.filter(is_copy).count()
 }
 
 /// The node with a gauge over each of its inputs.
@@ -119,6 +176,15 @@ enum Gauge {
         lists: Vec<usize>,
         batch_bytes_max: usize,
     },
+    /// Batches are small, once they are copied so often.
+    Copies {
+        copies: usize,
+        batch_bytes_max: usize,
+    },
+    /// Any batch, as long as it is the last.
+    Passing,
+    /// Nothing.
+    Pace,
     /// What a window takes in.
     Arriving(Arc<Held>),
     /// What a window gives out.
@@ -240,14 +306,21 @@ impl ExecutionPlan for GaugeExec {
                 held.find(partition)
                     .unwrap_or_else(|| held.open(partition, &context)),
             ),
-            Gauge::Width { .. } | Gauge::Lists { .. } => None,
+            Gauge::Width { .. }
+            | Gauge::Lists { .. }
+            | Gauge::Copies { .. }
+            | Gauge::Passing
+            | Gauge::Pace => None,
         };
+        let passing = MemoryConsumer::new("passing").register(context.memory_pool());
         let rows = self.input.execute(partition, context)?;
         let schema = rows.schema();
         let gauged = Gauged {
             rows,
             gauge: self.gauge.clone(),
             account,
+            passing,
+            paced: Instant::now(),
             cut: VecDeque::new(),
         };
         let gauged = stream::try_unfold(gauged, |mut gauged| async move {
@@ -262,15 +335,24 @@ struct Gauged {
     rows: SendableRecordBatchStream,
     gauge: Gauge,
     account: Option<Arc<Account>>,
+    /// What is charged for the last batch.
+    passing: MemoryReservation,
+    /// When the processor was last given back.
+    paced: Instant,
     /// Parts of a batch that was too large as a whole.
     cut: VecDeque<RecordBatch>,
 }
 
 impl Gauged {
     async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        if self.paced.elapsed() > PACE {
+            yield_now().await;
+            self.paced = Instant::now();
+        }
         if let Some(part) = self.cut.pop_front() {
             return Ok(Some(part));
         }
+        self.passing.free();
         let Some(batch) = self.rows.next().await.transpose()? else {
             return Ok(None);
         };
@@ -292,6 +374,18 @@ impl Gauged {
                 cut(batch, lists, *batch_bytes_max, &mut self.cut)?;
                 return Ok(self.cut.pop_front());
             }
+            (
+                Gauge::Copies {
+                    copies,
+                    batch_bytes_max,
+                },
+                _,
+            ) => {
+                cut_copies(batch, *copies, *batch_bytes_max, &mut self.cut)?;
+                return Ok(self.cut.pop_front());
+            }
+            (Gauge::Pace, _) => {}
+            (Gauge::Passing, _) => self.passing.try_grow(bytes_of(&batch))?,
             (Gauge::Arriving(_) | Gauge::Leaving(_), None) => return Err(Error::Internal.into()),
         }
         Ok(Some(batch))
@@ -334,121 +428,24 @@ fn cut(
     )
 }
 
-/// Members of all lists of a column, down to the innermost.
-fn members(array: &dyn Array) -> usize {
-    match array.data_type() {
-        DataType::List(_) => {
-            let list = array.as_list::<i32>();
-            let (first, last) = ends(list.value_offsets().iter().map(|offset| i64::from(*offset)));
-            let inner = list.values().slice(first, last - first);
-            members(inner.as_ref()).max(last - first)
-        }
-        DataType::LargeList(_) => {
-            let list = array.as_list::<i64>();
-            let (first, last) = ends(list.value_offsets().iter().copied());
-            let inner = list.values().slice(first, last - first);
-            members(inner.as_ref()).max(last - first)
-        }
-        DataType::FixedSizeList(_, size) => {
-            let size = usize::try_from(*size).unwrap_or(0);
-            array.len().saturating_mul(size)
-        }
-        _ => array.len(),
+/// Cuts a batch into halves until so many copies of each of them are small.
+fn cut_copies(
+    batch: RecordBatch,
+    copies: usize,
+    batch_bytes_max: usize,
+    parts: &mut VecDeque<RecordBatch>,
+) -> Result<()> {
+    let copied = bytes_of(&batch).saturating_mul(copies);
+    let rows = batch.num_rows();
+    if copied <= batch_bytes_max || rows == 0 {
+        parts.push_back(batch);
+        return Ok(());
     }
-}
-
-fn ends(offsets: impl DoubleEndedIterator<Item = i64> + Clone) -> (usize, usize) {
-    let at = |offset: Option<i64>| offset.and_then(|at| usize::try_from(at).ok()).unwrap_or(0);
-    (at(offsets.clone().next()), at(offsets.clone().next_back()))
-}
-
-fn bytes_of(batch: &RecordBatch) -> usize {
-    let columns = batch.columns().iter();
-    columns.map(|column| array_bytes(column.as_ref())).sum()
-}
-
-/// Bytes of the part of the buffers that an array shows; of views inside other types all that they could show.
-pub(super) fn array_bytes(array: &dyn Array) -> usize {
-    match array.data_type() {
-        DataType::Utf8View => view_bytes(array.as_string_view().lengths()),
-        DataType::BinaryView => view_bytes(array.as_binary_view().lengths()),
-        data_type if has_views(data_type) => array.get_array_memory_size(),
-        _ => {
-            let shown = array.to_data().get_slice_memory_size();
-            shown.unwrap_or_else(|_| array.get_array_memory_size())
-        }
+    if rows == 1 {
+        return Err(Error::limit("a value is too large to be copied so often").into());
     }
-}
-
-fn view_bytes(lengths: impl Iterator<Item = u32>) -> usize {
-    // A view itself has 16 bytes.
-    let bytes = lengths.map(|length| (length as usize).saturating_add(16));
-    bytes.fold(0, usize::saturating_add)
-}
-
-fn has_views(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Utf8View
-        | DataType::BinaryView
-        | DataType::ListView(_)
-        | DataType::LargeListView(_) => true,
-        DataType::List(field)
-        | DataType::LargeList(field)
-        | DataType::FixedSizeList(field, _)
-        | DataType::Map(field, _) => has_views(field.data_type()),
-        DataType::Struct(fields) => fields.iter().any(|field| has_views(field.data_type())),
-        DataType::Dictionary(_, values) => has_views(values),
-        _ => false,
-    }
-}
-
-/// Bytes of the widest row, or more: the widest value of each column.
-fn row_bytes(batch: &RecordBatch) -> usize {
-    let columns = batch.columns().iter();
-    let widest = columns.map(|column| value_bytes(column.as_ref()));
-    widest.fold(0, usize::saturating_add)
-}
-
-/// Bytes of the widest value of an array, or more.
-pub(super) fn value_bytes(array: &dyn Array) -> usize {
-    let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
-    match array.data_type() {
-        DataType::Utf8 => {
-            let texts = array.as_string::<i32>();
-            longest(&mut texts.iter().map(|text| text.map_or(0, str::len)))
-        }
-        DataType::LargeUtf8 => {
-            let texts = array.as_string::<i64>();
-            longest(&mut texts.iter().map(|text| text.map_or(0, str::len)))
-        }
-        DataType::Utf8View => {
-            let texts = array.as_string_view();
-            longest(&mut texts.lengths().map(|length| length as usize))
-        }
-        DataType::BinaryView => {
-            let texts = array.as_binary_view();
-            longest(&mut texts.lengths().map(|length| length as usize))
-        }
-        DataType::List(_) => {
-            let list = array.as_list::<i32>();
-            let count = longest(&mut list.iter().map(|member| member.map_or(0, |of| of.len())));
-            count.saturating_mul(value_bytes(list.values().as_ref()).max(1))
-        }
-        DataType::Map(..) => {
-            let map = array.as_map();
-            let count = longest(&mut map.iter().map(|entry| entry.map_or(0, |of| of.len())));
-            let widest = value_bytes(map.keys().as_ref()) + value_bytes(map.values().as_ref());
-            count.saturating_mul(widest.max(1))
-        }
-        DataType::Struct(_) => {
-            let members = array.as_struct().columns().iter();
-            members.map(|member| value_bytes(member.as_ref())).sum()
-        }
-        data_type => match data_type.primitive_width() {
-            Some(width) => width,
-            None if array.is_empty() => 0,
-            // Of other types any value may be all there is.
-            None => array_bytes(array),
-        },
-    }
+    let half = rows / 2;
+    cut_copies(batch.slice(0, half), copies, batch_bytes_max, parts)?;
+    let rest = batch.slice(half, rows - half);
+    cut_copies(rest, copies, batch_bytes_max, parts)
 }

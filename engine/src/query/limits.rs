@@ -21,7 +21,7 @@ pub struct Limits {
     pub plan_nodes_max: usize,
     /// Nodes of the logical plan, and of the physical plan, from the root to a leaf.
     pub plan_depth_max: usize,
-    /// Bytes of memory for sorts, joins, aggregates and their like. Nothing is spilled to disk.
+    /// Bytes of memory for sorts, joins, aggregates and their like.
     pub memory_bytes_max: usize,
     /// Rows of one batch while executing.
     pub batch_rows: usize,

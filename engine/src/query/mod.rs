@@ -7,6 +7,9 @@
 //!      ──guarded, guarded_exec, rows, masking──▶ scans are opaque leaves: tenant, row policy, then masks, inside
 //!      ──verify_physical, verify_rows──▶ VerifiedPlan ──run──▶ rows, after the evidence is durable ──answering──▶ and a receipt
 //! ```
+//! What queries use is bounded: each has a share of the process's `resources` (`slots`, `memory`, `spill`), and plans and
+//! runs on threads that nothing else runs on (`planning`, `workers`).
+//!
 //! Every layer fails closed by itself. What injects the guards (`guarded`, `guarded_exec`) and what checks that they are
 //! there (`verify_*`) share rules, not code.
 
@@ -15,12 +18,14 @@ mod answering;
 #[cfg(test)]
 mod answers;
 mod bounded;
+mod charged;
 mod columns;
 mod error;
 mod evened;
 mod evolving;
 mod explain;
 mod fields;
+mod footprint;
 mod functions;
 mod gauge;
 mod guarded;
@@ -34,13 +39,16 @@ mod leaks;
 mod limits;
 mod lineage;
 mod masking;
+mod memory;
 #[cfg(test)]
 mod mutants;
+mod patterns;
 mod planning;
 mod queries;
 #[cfg(test)]
 mod refusals;
 mod relations;
+mod resources;
 mod rows;
 mod rules;
 mod run;
@@ -48,7 +56,11 @@ mod sanitize;
 mod session;
 #[cfg(test)]
 mod sizes;
+mod slots;
 mod source;
+mod spill;
+#[cfg(test)]
+mod spilling;
 mod statement;
 mod strip;
 mod syntax;
@@ -63,6 +75,7 @@ mod verify_logical;
 mod verify_physical;
 mod verify_rows;
 mod viewer;
+mod workers;
 mod yielding;
 
 pub use account::{Account, TableAccount};
@@ -72,5 +85,6 @@ pub use error::Error;
 pub use limits::Limits;
 pub use planning::Described;
 pub use queries::{Queries, VisibleTable};
+pub use resources::{Budget, Resources, SpillRoom, Usage};
 pub use run::VerifiedPlan;
 pub use strip::strip_literals;

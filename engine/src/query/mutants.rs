@@ -28,7 +28,7 @@ use super::tables::SessionTables;
 use super::testing::{Caller, ONE, records};
 use super::verify_logical::Leaves;
 use super::viewer::Viewer;
-use super::{session, verify_logical, verify_physical};
+use super::{verify_logical, verify_physical};
 
 const OWN_ID: [u8; 32] = [7; 32];
 
@@ -90,12 +90,7 @@ async fn an_unguarded_table_is_refused_before_any_rule() {
         .expect("an aggregate");
     assert!(matches!(logical(&counted), Err(Error::Internal)));
     let caller = caller();
-    let state = session::state(
-        &caller.planning().tables,
-        &caller.limits,
-        caller.planning().now,
-    )
-    .expect("a session");
+    let state = caller.planning().state().expect("a session");
     let error = state.create_physical_plan(&counted).await;
     assert!(error.is_err(), "the analyzer's verifier stands in the way");
 }
@@ -114,12 +109,7 @@ async fn a_table_of_another_decision_is_refused() {
     assert!(matches!(logical(&plan), Err(Error::Internal)));
 
     // The scan itself refuses the session, and the verifier refuses the scan.
-    let state = session::state(
-        &caller.planning().tables,
-        &caller.limits,
-        caller.planning().now,
-    )
-    .expect("a session");
+    let state = caller.planning().state().expect("a session");
     assert!(foreign.scan(&state, None, &[], None).await.is_err());
     let (plan, _) = physical_of("SELECT actor_id FROM records").await;
     assert!(matches!(
@@ -139,12 +129,7 @@ async fn a_plan_kept_for_another_decision_does_not_run() {
         ..caller
     };
     // The context is exchanged as well, so that only the scan can notice.
-    let state = session::state(
-        &other.planning().tables,
-        &other.limits,
-        other.planning().now,
-    )
-    .expect("a session");
+    let state = other.planning().state().expect("a session");
     if let Work::Plan { plan, context, .. } = &mut planned.work {
         assert!(plan.execute(0, state.task_ctx()).is_err());
         *context = state.task_ctx();

@@ -1,8 +1,8 @@
 //! From a statement to a plan that has passed every gate.
 //!
 //! ```text
-//! SQL ──statement──▶ one query ──names──▶ session ──planner──▶ logical plan ──parameters──▶ verified
-//!     ──analyzer (verified again)──▶ schema ──optimizer, physical planner (verified first and last)──▶ VerifiedPlan
+//! SQL ──statement──▶ one query ──names──▶ session ──planner──▶ logical plan ──parameters──▶ verified, patterns
+//!     ──analyzer (verified again)──▶ schema ──optimizer, charged, physical planner (verified first and last)──▶ VerifiedPlan
 //! ```
 
 use std::any::Any;
@@ -22,16 +22,21 @@ use datafusion::sql::parser::Statement as ParsedStatement;
 use datafusion::sql::sqlparser::ast::{Query, Statement};
 use futures::FutureExt;
 use sha2::{Digest, Sha256};
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::account::Account;
 use super::error::Error;
+use super::gauge::GaugeExec;
 use super::limits::Limits;
+use super::resources::Share;
 use super::statement::Gated;
 use super::tables::SessionTables;
 use super::verify_logical::Leaves;
-use super::{explain, information, sanitize, session, statement, tenant_names, verify_logical};
+use super::{
+    charged, explain, information, patterns, sanitize, session, statement, tenant_names,
+    verify_logical,
+};
 
 /// A statement that may run, and what it will answer with.
 pub(crate) struct Planned {
@@ -39,6 +44,7 @@ pub(crate) struct Planned {
     pub(crate) schema: SchemaRef,
     pub(crate) digest: [u8; 32],
     pub(crate) account: Account,
+    pub(crate) share: Arc<Share>,
 }
 
 /// What running it takes.
@@ -72,6 +78,7 @@ pub(crate) struct Planning {
     pub(crate) tables: Arc<SessionTables>,
     pub(crate) limits: Limits,
     pub(crate) now: Timestamp,
+    pub(crate) share: Arc<Share>,
 }
 
 impl Planning {
@@ -82,13 +89,15 @@ impl Planning {
         parameters: Option<ParamValues>,
     ) -> Result<Planned, Error> {
         let (planning, sql) = (self.clone(), sql.to_owned());
-        contained(async move { planning.plan_gated(&sql, parameters).await }).await
+        self.contained(async move { planning.plan_gated(&sql, parameters).await })
+            .await
     }
 
     /// Says what a statement answers with, and which parameters it has.
     pub(crate) async fn describe(&self, sql: &str) -> Result<Described, Error> {
         let (planning, sql) = (self.clone(), sql.to_owned());
-        contained(async move { planning.describe_gated(&sql).await }).await
+        self.contained(async move { planning.describe_gated(&sql).await })
+            .await
     }
 
     async fn plan_gated(
@@ -112,6 +121,7 @@ impl Planning {
                     work: Work::Rows(rows),
                     digest: planned.digest,
                     account: planned.account,
+                    share: planned.share,
                 })
             }
             Gated::ShowTables => self.answered(information::tables(&self.tables)?),
@@ -147,8 +157,8 @@ impl Planning {
         }
     }
 
-    fn state(&self) -> Result<SessionState, Error> {
-        session::state(&self.tables, &self.limits, self.now)
+    pub(super) fn state(&self) -> Result<SessionState, Error> {
+        session::state(self)
     }
 
     async fn columns(&self, name: &[String]) -> Result<RecordBatch, Error> {
@@ -163,6 +173,7 @@ impl Planning {
             work: Work::Rows(rows),
             digest: self.digest("metadata"),
             account: Account::default(),
+            share: Arc::clone(&self.share),
         })
     }
 
@@ -231,11 +242,15 @@ impl Planning {
 
     async fn physical(&self, state: &SessionState, plan: &LogicalPlan) -> Result<Planned, Error> {
         let leaves = verify_logical::verify(plan, self.tables.viewer(), &self.limits)?;
+        patterns::check_spelled(plan)?;
         let analyzed = analyzed(state, plan)?;
         let schema = answer_schema(analyzed.schema().as_arrow());
         let optimized = state
             .optimizer()
             .optimize(analyzed, state, |_, _| {})
+            .map_err(|error| sanitize::planning(&error))?;
+        patterns::check_all(&optimized)?;
+        let optimized = charged::charge(optimized, self.share.memory())
             .map_err(|error| sanitize::planning(&error))?;
         let physical = state
             .query_planner()
@@ -256,7 +271,31 @@ impl Planning {
             schema,
             digest: self.digest(&account.text),
             account,
+            share: Arc::clone(&self.share),
         })
+    }
+
+    /// Runs planning on a thread of its own, which the query's share limits in number: a statement that is deep, long to
+    /// plan or that makes the planner panic is nobody else's trouble.
+    async fn contained<T: Send + 'static>(
+        &self,
+        planning: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let workers = self.share.workers().clone();
+        let (answer, answered) = oneshot::channel();
+        let run = move || {
+            let outcome = workers.block_on(AssertUnwindSafe(planning).catch_unwind());
+            // Nobody may be waiting any more.
+            let _ = answer.send(outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))));
+        };
+        std::thread::Builder::new()
+            .name("plan".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(run)
+            .map_err(|_| Error::Unavailable)?;
+        let answer = timeout(self.limits.deadline, answered).await;
+        let answer = answer.map_err(|_| Error::Deadline)?;
+        answer.map_err(|_| Error::Internal)?
     }
 
     /// Names the plan in evidence. The decision's id goes in first: the text has the statement's literals, and evidence
@@ -272,7 +311,9 @@ impl Planning {
 /// Nodes from the root of a plan to its farthest leaf.
 fn depth(plan: &Arc<dyn ExecutionPlan>) -> usize {
     let below = plan.children().into_iter().map(depth).max();
-    below.unwrap_or(0) + 1
+    // There is a gauge between many steps, and the stack has room for it.
+    let is_step = !(plan.as_ref() as &dyn Any).is::<GaugeExec>();
+    below.unwrap_or(0) + usize::from(is_step)
 }
 
 fn analyzed(state: &SessionState, plan: &LogicalPlan) -> Result<LogicalPlan, Error> {
@@ -311,26 +352,6 @@ fn described_rows(rows: &RecordBatch) -> Result<Described, Error> {
 /// The place of a parameter: `$2` after `$1`, names last.
 fn number_of(name: &str) -> usize {
     name.trim_start_matches('$').parse().unwrap_or(usize::MAX)
-}
-
-/// Runs planning on a stack of its own, so that neither a deep statement nor a panic of the planner ends more than the
-/// statement.
-async fn contained<T: Send + 'static>(
-    planning: impl Future<Output = Result<T, Error>> + Send + 'static,
-) -> Result<T, Error> {
-    let runtime = Handle::try_current().map_err(|_| Error::Internal)?;
-    let (answer, answered) = oneshot::channel();
-    let run = move || {
-        let outcome = runtime.block_on(AssertUnwindSafe(planning).catch_unwind());
-        // Nobody may be waiting any more.
-        let _ = answer.send(outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))));
-    };
-    std::thread::Builder::new()
-        .name("plan".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(run)
-        .map_err(|_| Error::Unavailable)?;
-    answered.await.map_err(|_| Error::Internal)?
 }
 
 /// A panic's own text may quote a value: it stays out of the log.

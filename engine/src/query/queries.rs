@@ -17,6 +17,7 @@ use super::answering::{AnswerStream, Further, answering};
 use super::error::Error;
 use super::limits::Limits;
 use super::planning::{Described, Planning};
+use super::resources::{Resources, Usage};
 use super::run::VerifiedPlan;
 use super::source::{Layout, RawScan, RecordSource, Sources};
 use super::table_name::{AUDIT, TableName};
@@ -35,6 +36,7 @@ pub struct Queries {
     root: Arc<RootSecret>,
     clock: Arc<dyn Clock>,
     limits: Limits,
+    resources: Arc<Resources>,
 }
 
 /// A table in a caller's session.
@@ -51,13 +53,14 @@ pub struct VisibleTable {
 }
 
 impl Queries {
-    /// Queries within these limits, whose answers have their receipts kept.
+    /// Queries, each within these limits and all of them on these resources, whose answers have their receipts kept.
     pub fn new(
         tables: Arc<Tables>,
         schemas: Arc<Schemas>,
         (receipts, root): (Arc<Receipts>, Arc<RootSecret>),
         clock: Arc<dyn Clock>,
         limits: Limits,
+        resources: Resources,
     ) -> Self {
         Self {
             tables,
@@ -66,7 +69,13 @@ impl Queries {
             root,
             clock,
             limits,
+            resources: Arc::new(resources),
         }
+    }
+
+    /// What queries use now.
+    pub fn usage(&self) -> Usage {
+        self.resources.usage()
     }
 
     /// Says what a statement answers with and which parameters it takes.
@@ -145,7 +154,10 @@ impl Queries {
     }
 
     async fn planning(&self, decision: &Arc<Decision>) -> Result<Planning, Error> {
+        let memory_bytes_max = self.limits.memory_bytes_max;
+        let share = self.resources.share(&decision.tenant, memory_bytes_max);
         Ok(Planning {
+            share: share.await?,
             tables: Arc::new(self.session(decision).await?),
             limits: self.limits.clone(),
             now: self.clock.now(),

@@ -146,7 +146,7 @@ async fn a_query_has_so_much_memory_and_no_disk() {
         "SELECT a.context, sum(1) OVER () FROM records a, records b, records c, records d",
         "SELECT a.context, sum(a.leaf_index) OVER (ORDER BY a.tenant_id) FROM records a, records b, records c, records d",
         "SELECT a.record_id, s.x FROM records a CROSS JOIN (SELECT string_agg(b.context, '') AS x FROM records b, records c) s",
-        "SELECT context, unnest(string_to_array(repeat('x,', 20000), ',')) FROM records",
+        "SELECT context, unnest(string_to_array(repeat(concat(left(action, 0), 'x,'), 20000), ',')) FROM records",
         "SELECT to_char(created_at, repeat('%c', 300000)) FROM records",
         "SELECT a.context, b.record_id, c.record_id, count(*) FROM records a, records b, records c, records d GROUP BY 1, 2, 3",
     ] {
@@ -155,6 +155,69 @@ async fn a_query_has_so_much_memory_and_no_disk() {
             matches!(error, Error::LimitExceeded { .. }),
             "{sql}: {error:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn what_functions_make_counts_together_and_one_by_one() {
+    let mut caller = Caller::new(ONE, Role::Reader);
+    let columns = |count: usize| {
+        let copies = (0..count).map(|n| format!("reverse(repeat(context, {})) AS c{n}", 300 + n));
+        format!(
+            "SELECT {} FROM records",
+            copies.collect::<Vec<_>>().join(", ")
+        )
+    };
+    assert!(caller.rows(&columns(40)).await.is_ok());
+    caller.limits.memory_bytes_max = 4 * 1024 * 1024;
+    assert!(caller.rows(&columns(4)).await.is_ok());
+    let error = caller.rows(&columns(40)).await.map(|_| ());
+    let error = error.expect_err("too much together");
+    assert!(matches!(error, Error::LimitExceeded { .. }), "{error:?}");
+    // What is made of constants is made while the statement is planned, where nothing is charged.
+    let error = caller.rows("SELECT repeat('x', 20000)").await.map(|_| ());
+    let error = error.expect_err("a large constant");
+    assert!(matches!(error, Error::LimitExceeded { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn regular_expressions_are_small_constants() {
+    let caller = Caller::new(ONE, Role::Reader);
+    for sql in [
+        "SELECT regexp_like(action, concat('Log', 'in')), action ~ 'L.*' FROM records",
+        "SELECT action FROM records WHERE regexp_count(action, '[a-z]{1,5}') > 1",
+        "SELECT action SIMILAR TO 'L%', regexp_replace(action, NULL, 'x') FROM records",
+    ] {
+        let outcome = caller.rows(sql).await;
+        assert!(outcome.is_ok(), "{sql}: {outcome:?}");
+    }
+    let many = (0..65).map(|n| format!("action ~ 'a{n}'"));
+    let many = format!(
+        "SELECT {} FROM records",
+        many.collect::<Vec<_>>().join(", ")
+    );
+    for (sql, kind) in [
+        (
+            "SELECT regexp_like(action, concat(record_id, 'x')) FROM records",
+            "StatementNotAllowed",
+        ),
+        (
+            "SELECT a.action ~ b.record_id FROM records a, records b",
+            "StatementNotAllowed",
+        ),
+        (
+            "SELECT regexp_replace(action, '((a{50}){50}){50}', '') FROM records",
+            "LimitExceeded",
+        ),
+        (
+            "SELECT action SIMILAR TO '((a{50}){50}){50}' FROM records",
+            "LimitExceeded",
+        ),
+        (many.as_str(), "LimitExceeded"),
+    ] {
+        let error = caller.rows(sql).await.map(|_| ()).expect_err(sql);
+        let text = format!("{error:?}");
+        assert!(text.starts_with(kind), "{sql}: {text}");
     }
 }
 

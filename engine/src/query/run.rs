@@ -4,7 +4,7 @@
 //! a plan that was not verified just before; and a stream that ends without an error has given every row.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,6 @@ use catalog::evidence::EvidenceReceipt;
 use catalog::guard::{Decision, Denial, Permit, Read};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_plan::execute_stream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{FutureExt, StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
@@ -104,10 +103,7 @@ impl VerifiedPlan {
             } => {
                 verify_physical::verify(&plan, self.decision.id, leaves.memory)?;
                 verify_rows::verify(&plan, &self.decision)?;
-                let started = catch_unwind(AssertUnwindSafe(|| execute_stream(plan, context)));
-                started
-                    .map_err(|panic| panicked(panic.as_ref()))?
-                    .map_err(|error| sanitize::running(&error))?
+                self.planned.share.run(plan, context)
             }
         };
         let rows = if self.decision.rows.is_some() {

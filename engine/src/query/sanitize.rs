@@ -58,9 +58,9 @@ pub(super) fn running(error: &DataFusionError) -> Error {
         DataFusionError::NotImplemented(_) => {
             Error::not_allowed("a function does not support its arguments")
         }
+        DataFusionError::IoError(error) => disk(error),
         DataFusionError::ParquetError(_)
         | DataFusionError::ObjectStore(_)
-        | DataFusionError::IoError(_)
         | DataFusionError::SQL(..)
         | DataFusionError::Internal(_)
         | DataFusionError::Plan(_)
@@ -121,6 +121,12 @@ fn known(error: &Foreign) -> Option<Error> {
     error.downcast_ref::<table::Error>().map(Error::from)
 }
 
+/// What is read and written outside of scans is what the query spills.
+fn disk(error: &std::io::Error) -> Error {
+    let own = error.get_ref().and_then(known);
+    own.unwrap_or(Error::Unavailable)
+}
+
 /// The kind of error goes to the log, without its text.
 fn unexpected(error: &DataFusionError) -> Error {
     let text = format!("{error:?}");
@@ -148,6 +154,8 @@ fn copied(error: &Error) -> Error {
         Error::LimitExceeded { detail } => Error::limit(detail.clone()),
         Error::KeyUnavailable => Error::KeyUnavailable,
         Error::Unavailable => Error::Unavailable,
+        Error::TooManyQueries => Error::TooManyQueries,
+        Error::Busy => Error::Busy,
         Error::Deadline => Error::Deadline,
         Error::Internal => Error::Internal,
     }
@@ -166,6 +174,7 @@ fn values(error: &ArrowError) -> Error {
         }
         ArrowError::OffsetOverflowError(_) => Error::limit("a function makes too large a value"),
         ArrowError::ExternalError(inner) => external(inner.as_ref()),
+        ArrowError::IoError(_, error) => disk(error),
         _ => {
             tracing::error!("a query met an unexpected error of a kernel");
             Error::Internal

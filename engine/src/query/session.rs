@@ -1,19 +1,15 @@
 //! The session of one request: what its decision gives it, and nothing that could be added.
 //!
 //! The only place that builds a session state. There is no setting a client could change, no function that is not listed,
-//! no table function, file format or object store, and nothing is written to disk: rows that a sort spilled would lie
-//! there in the clear.
+//! no table function, file format or object store. Memory and disk are those of the query's share.
 
 use std::sync::Arc;
 
-use catalog::clock::Timestamp;
 use catalog::guard::Decision;
 use chrono::DateTime;
 use datafusion::common::Result;
 use datafusion::error::DataFusionError;
 use datafusion::execution::config::SessionConfig;
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
@@ -27,6 +23,8 @@ use super::error::Error;
 use super::functions::{FUNCTIONS, Functions};
 use super::gauge::GaugeMemory;
 use super::limits::Limits;
+use super::planning::Planning;
+use super::resources::Share;
 use super::table_name::AUDIT;
 use super::tables::{OneCatalog, SessionTables};
 use super::verify_logical::VerifyLogical;
@@ -34,13 +32,16 @@ use super::verify_physical::VerifyPhysical;
 use super::verify_rows::VerifyRows;
 use super::yielding::YieldAboveJoins;
 
+/// Bytes that a sort keeps for merging, at most.
+const SORT_MERGE_BYTES_MAX: usize = 10 * 1024 * 1024;
+/// Parts of a query's memory of which a sort keeps one for merging.
+const MERGES_MAX: usize = 32;
+
 /// Builds the session of one request.
-pub(crate) fn state(
-    tables: &Arc<SessionTables>,
-    limits: &Limits,
-    now: Timestamp,
-) -> Result<SessionState, Error> {
-    let started = DateTime::from_timestamp_micros(now.as_micros()).ok_or(Error::Internal)?;
+pub(crate) fn state(planning: &Planning) -> Result<SessionState, Error> {
+    let (tables, limits) = (&planning.tables, &planning.limits);
+    let started = DateTime::from_timestamp_micros(planning.now.as_micros());
+    let started = started.ok_or(Error::Internal)?;
     let viewer = tables.viewer();
     let verify = VerifyLogical {
         viewer: Arc::clone(viewer),
@@ -48,7 +49,7 @@ pub(crate) fn state(
     };
     let state = SessionStateBuilder::new()
         .with_config(config(tables, limits)?)
-        .with_runtime_env(runtime(limits)?)
+        .with_runtime_env(runtime(&planning.share)?)
         .with_catalog_list(Arc::new(OneCatalog(Arc::clone(tables))))
         .with_scalar_functions(FUNCTIONS.scalar())
         .with_aggregate_functions(FUNCTIONS.aggregate())
@@ -73,18 +74,19 @@ fn config(tables: &SessionTables, limits: &Limits) -> Result<SessionConfig, Erro
     let options = config.options_mut();
     options.execution.time_zone = Some("UTC".to_owned());
     options.execution.collect_statistics = false;
+    // What a sort keeps for merging what it spilled: every one of them, before it has sorted anything.
+    options.execution.sort_spill_reservation_bytes =
+        (limits.memory_bytes_max / MERGES_MAX).min(SORT_MERGE_BYTES_MAX);
     options.sql_parser.map_string_types_to_utf8view = false;
     options.explain.show_statistics = false;
     Ok(config)
 }
 
-/// The memory of one query, and no disk, no cache of files, no store.
-fn runtime(limits: &Limits) -> Result<Arc<RuntimeEnv>, Error> {
+/// The memory and disk of one query, and no cache of files, no store.
+fn runtime(share: &Share) -> Result<Arc<RuntimeEnv>, Error> {
     RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(GreedyMemoryPool::new(limits.memory_bytes_max)))
-        .with_disk_manager_builder(
-            DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled),
-        )
+        .with_memory_pool(Arc::clone(share.memory()))
+        .with_disk_manager_builder(share.disk())
         .with_metadata_cache_limit(0)
         .with_object_list_cache_limit(0)
         .with_file_statistics_cache_limit(0)

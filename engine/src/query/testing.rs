@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::util::pretty::pretty_format_batches;
 use async_trait::async_trait;
-use catalog::clock::{Clock, ManualClock, Timestamp};
+use catalog::clock::{Clock, ManualClock, SystemRandom, Timestamp};
 use catalog::context::{Attributes, Role};
 use catalog::evidence::{EvidenceReceipt, EvidenceRef};
 use catalog::guard::{Decision, OperationKind};
@@ -28,6 +28,7 @@ use futures::{FutureExt, StreamExt};
 use super::error::Error;
 use super::limits::Limits;
 use super::planning::{Planned, Planning};
+use super::resources::{Budget, Resources, Share};
 use super::run::VerifiedPlan;
 use super::source::{Layout, RawScan, RecordSource, Sources};
 use super::table_name::TableName;
@@ -97,11 +98,33 @@ pub(super) const OTHER: World = World {
     secret: "other",
 };
 
+/// What the callers of a process share: plenty.
+static RESOURCES: LazyLock<Arc<Resources>> = LazyLock::new(|| resources(&plenty()));
+
+/// More than any test needs, and no disk.
+pub(super) fn plenty() -> Budget {
+    Budget {
+        memory_bytes_max: 1 << 40,
+        tenant_memory_bytes_max: 1 << 40,
+        queries_max: 1_000,
+        tenant_queries_max: 1_000,
+        wait_max: Duration::from_secs(1),
+        threads: 2,
+        spill: None,
+    }
+}
+
+pub(super) fn resources(budget: &Budget) -> Arc<Resources> {
+    let random = Arc::new(SystemRandom);
+    Arc::new(Resources::start(budget, random).expect("threads"))
+}
+
 /// One caller in one world.
 pub(super) struct Caller {
     pub(super) viewer: Arc<Viewer>,
     pub(super) sources: Arc<dyn Sources>,
     pub(super) limits: Limits,
+    pub(super) resources: Arc<Resources>,
     pub(super) clock: Arc<ManualClock>,
     /// The columns that scans of this caller's have read.
     pub(super) read: Arc<Mutex<Vec<String>>>,
@@ -134,6 +157,7 @@ impl Caller {
                 deadline: Duration::from_secs(20),
                 ..Limits::default()
             },
+            resources: Arc::clone(&RESOURCES),
             clock: Arc::new(ManualClock::new(at(1_000_000))),
         }
     }
@@ -227,7 +251,17 @@ impl Caller {
             )),
             limits: self.limits.clone(),
             now: self.clock.now(),
+            share: self.share(),
         }
+    }
+
+    /// A share that nobody has to wait for.
+    fn share(&self) -> Arc<Share> {
+        let tenant = &self.viewer.decision().tenant;
+        let memory_bytes_max = self.limits.memory_bytes_max;
+        let share = self.resources.share(tenant, memory_bytes_max);
+        let share = share.now_or_never().expect("at once");
+        share.expect("a share")
     }
 
     pub(super) async fn plan(&self, sql: &str) -> Result<Planned, Error> {

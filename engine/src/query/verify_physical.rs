@@ -39,6 +39,7 @@ use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::work_table::WorkTableExec;
 
+use super::charged::Charged;
 use super::error::Error;
 use super::functions::FUNCTIONS;
 use super::gauge::GaugeExec;
@@ -136,7 +137,9 @@ fn verify_expr(part: &Arc<dyn PhysicalExpr>) -> Result<(), Error> {
     let Some(call) = (part.as_ref() as &dyn Any).downcast_ref::<ScalarFunctionExpr>() else {
         return Ok(());
     };
-    if FUNCTIONS.admits_scalar(call.fun()) {
+    let function = call.fun();
+    let charged = (function.inner().as_ref() as &dyn Any).downcast_ref::<Charged>();
+    if FUNCTIONS.admits_scalar(charged.map_or(function, Charged::inner)) {
         Ok(())
     } else {
         Err(refused("a function that is not listed"))

@@ -8,10 +8,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::SpawnedReqwestConnector;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use tokio::runtime::Handle;
 use url::Url;
 
 use super::RootError;
@@ -142,6 +144,7 @@ impl Cloud {
         let store: Arc<dyn ObjectStore> = match self.provider {
             Provider::S3 => {
                 let mut builder = AmazonS3Builder::new()
+                    .with_http_connector(connector()?)
                     .with_bucket_name(&self.container)
                     .with_retry(retries())
                     .with_client_options(client());
@@ -152,6 +155,7 @@ impl Cloud {
             }
             Provider::Azure => {
                 let mut builder = MicrosoftAzureBuilder::new()
+                    .with_http_connector(connector()?)
                     .with_container_name(&self.container)
                     .with_retry(retries())
                     .with_client_options(client());
@@ -162,6 +166,7 @@ impl Cloud {
             }
             Provider::Google => {
                 let mut builder = GoogleCloudStorageBuilder::new()
+                    .with_http_connector(connector()?)
                     .with_bucket_name(&self.container)
                     .with_retry(retries())
                     .with_client_options(client());
@@ -399,6 +404,16 @@ fn read_secret(path: &str) -> Option<String> {
     }
     let text = std::fs::read_to_string(path).ok()?;
     Some(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Requests run where the store was opened, whoever makes them: a query that keeps its threads busy must not hold up a
+/// connection that others use as well.
+fn connector() -> object_store::Result<SpawnedReqwestConnector> {
+    let runtime = Handle::try_current().map_err(|error| object_store::Error::Generic {
+        store: "http",
+        source: Box::new(error),
+    })?;
+    Ok(SpawnedReqwestConnector::new(runtime))
 }
 
 fn client() -> ClientOptions {

@@ -237,8 +237,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_scheme_is_a_store() {
+    #[tokio::test]
+    async fn every_scheme_is_a_store() {
         let folder = tempfile::tempdir().unwrap();
         let below = folder.path().join("new/silo");
         assert!(Root::folder(&below).unwrap().open().is_ok());

@@ -302,6 +302,7 @@ async fn upkeep(service: Arc<Service>) -> Result<(), Error> {
     loop {
         ticks.tick().await;
         service.metrics.upkeep();
+        observe::queries(service.queries.usage());
         service.found().await;
         service.record_refusals(false).await;
     }

@@ -3,6 +3,7 @@
 //! Raw settings (`raw`) become resolved ones (`resolved`) once, at start. There is no process-wide configuration: it is
 //! an argument. This is the one place that reads the environment.
 
+mod queries;
 mod rates;
 mod raw;
 mod resolved;
@@ -11,6 +12,7 @@ mod wal;
 
 use std::path::{Path, PathBuf};
 
+pub use queries::QuerySettings;
 pub use resolved::{Auth, Config, Issuer, Jwks, Log, LogFormat, Silo};
 pub use wal::Wal;
 

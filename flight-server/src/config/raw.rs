@@ -49,8 +49,6 @@ const SETTINGS: &[(&str, Kind)] = &[
     ("limits.record_bytes", Kind::Integer),
     ("limits.batch_bytes", Kind::Integer),
     ("limits.batch_lines", Kind::Integer),
-    ("limits.query_memory_bytes", Kind::Integer),
-    ("limits.query_time_s", Kind::Integer),
     ("limits.metric_tenants", Kind::Integer),
     ("limits.shutdown_s", Kind::Integer),
     ("limits.write_requests_per_s", Kind::Integer),
@@ -63,6 +61,16 @@ const SETTINGS: &[(&str, Kind)] = &[
     ("limits.tenants.*.query_requests_per_s", Kind::Integer),
     ("limits.tenants.*.burst", Kind::Integer),
     ("limits.tenants.*.writes_at_once", Kind::Integer),
+    ("queries.memory_bytes", Kind::Integer),
+    ("queries.tenant_memory_bytes", Kind::Integer),
+    ("queries.query_memory_bytes", Kind::Integer),
+    ("queries.time_s", Kind::Integer),
+    ("queries.at_once", Kind::Integer),
+    ("queries.tenant_at_once", Kind::Integer),
+    ("queries.wait_ms", Kind::Integer),
+    ("queries.threads", Kind::Integer),
+    ("queries.spill_folder", Kind::Text),
+    ("queries.spill_bytes", Kind::Integer),
     ("log.filter", Kind::Text),
     ("log.format", Kind::Text),
 ];
@@ -77,6 +85,7 @@ pub(super) struct RawConfig {
     pub(super) admin: RawAdmin,
     pub(super) auth: RawAuth,
     pub(super) limits: RawLimits,
+    pub(super) queries: RawQueries,
     pub(super) log: RawLog,
 }
 
@@ -174,8 +183,6 @@ pub(super) struct RawLimits {
     pub(super) record_bytes: Option<usize>,
     pub(super) batch_bytes: Option<usize>,
     pub(super) batch_lines: Option<usize>,
-    pub(super) query_memory_bytes: Option<usize>,
-    pub(super) query_time_s: Option<u64>,
     pub(super) metric_tenants: Option<usize>,
     pub(super) shutdown_s: Option<u64>,
     // What each tenant may send; the same names stand in a tenant's own section.
@@ -185,6 +192,21 @@ pub(super) struct RawLimits {
     pub(super) burst: Option<u32>,
     pub(super) writes_at_once: Option<u32>,
     pub(super) tenants: BTreeMap<String, RawTenantLimits>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawQueries {
+    pub(super) memory_bytes: Option<usize>,
+    pub(super) tenant_memory_bytes: Option<usize>,
+    pub(super) query_memory_bytes: Option<usize>,
+    pub(super) time_s: Option<u64>,
+    pub(super) at_once: Option<usize>,
+    pub(super) tenant_at_once: Option<usize>,
+    pub(super) wait_ms: Option<u64>,
+    pub(super) threads: Option<usize>,
+    pub(super) spill_folder: Option<String>,
+    pub(super) spill_bytes: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -11,6 +11,7 @@ use engine::table::Root;
 use url::Url;
 
 use super::Error;
+use super::queries::{self, QuerySettings};
 use super::raw::{RawAuth, RawConfig, RawControl, RawIssuer, RawLimits, RawLog, RawSilo};
 use super::wal::{self, Wal};
 use super::{rates, roots};
@@ -43,6 +44,8 @@ pub struct Config {
     pub auth: Auth,
     /// How much of everything.
     pub limits: Limits,
+    /// What queries may use.
+    pub queries: QuerySettings,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -150,6 +153,7 @@ pub(super) fn resolve(raw: RawConfig, environment: &[(String, String)]) -> Resul
             issuers: Vec::new(),
         },
         limits,
+        queries: queries::resolve(&raw.queries)?,
         log,
     };
     config.auth = auth(raw.auth, &config)?;
@@ -346,10 +350,6 @@ fn limits(raw: &RawLimits) -> Result<Limits, Error> {
         record_bytes_max: raw.record_bytes.unwrap_or(default.record_bytes_max),
         batch_bytes_max,
         batch_lines_max: raw.batch_lines.unwrap_or(default.batch_lines_max),
-        query_memory_bytes_max: raw
-            .query_memory_bytes
-            .unwrap_or(default.query_memory_bytes_max),
-        query_time_max: seconds(raw.query_time_s, default.query_time_max),
         metric_tenants_max: raw.metric_tenants.unwrap_or(default.metric_tenants_max),
         shutdown_time_max: seconds(raw.shutdown_s, default.shutdown_time_max),
         rates: rates::resolve(raw, batch_bytes_max)?,
@@ -371,12 +371,6 @@ fn limits(raw: &RawLimits) -> Result<Limits, Error> {
     within("metric_tenants", limits.metric_tenants_max, 100_000)?;
     if limits.record_bytes_max > limits.batch_bytes_max {
         return Err(refused("limits.batch_bytes", "less than one record"));
-    }
-    if limits.query_memory_bytes_max < 16 * 1024 * 1024 {
-        return Err(refused("limits.query_memory_bytes", "16777216 at least"));
-    }
-    if limits.query_time_max.is_zero() {
-        return Err(refused("limits.query_time_s", "1 at least"));
     }
     Ok(limits)
 }
@@ -417,6 +411,13 @@ fn check_apart(config: &Config) -> Result<(), Error> {
             }
             if config.wal.folder.starts_with(root) || root.starts_with(&config.wal.folder) {
                 return Err(refused("wal.folder", "must lie apart from the data"));
+            }
+            let spill = config.queries.budget.spill.as_ref();
+            if spill.is_some_and(|room| room.folder.starts_with(root)) {
+                return Err(refused(
+                    "queries.spill_folder",
+                    "must lie apart from the data",
+                ));
             }
         }
     }

@@ -117,7 +117,6 @@ fn limits_and_logs_are_checked() {
     refuses("limits.record_bytes = 0", "limits.record_bytes");
     refuses("limits.record_bytes = 99999999", "limits.record_bytes");
     refuses("limits.batch_bytes = 10", "limits.batch_bytes");
-    refuses("limits.query_memory_bytes = 1", "limits.query_memory_bytes");
     refuses("log.format = 'xml'", "log.format");
     refuses("auth.leeway_s = 3600", "auth.leeway_s");
     refuses("admin.listen = 'localhost'", "admin.listen");
@@ -129,8 +128,8 @@ fn ambient(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(owned).collect()
 }
 
-#[test]
-fn a_store_is_told_what_it_needs() {
+#[tokio::test]
+async fn a_store_is_told_what_it_needs() {
     let file = "
         [silos.eu]
         root = 's3://acme-eu/audit'
@@ -221,11 +220,42 @@ fn the_log_lies_apart_from_the_data_and_fits_its_bounds() {
 }
 
 #[test]
+fn what_queries_may_use_is_checked() {
+    for (settings, setting) in [
+        ("memory_bytes = 1000", "queries.memory_bytes"),
+        ("query_memory_bytes = 1000", "queries.query_memory_bytes"),
+        (
+            "memory_bytes = 100000000\nquery_memory_bytes = 200000000",
+            "queries.query_memory_bytes",
+        ),
+        (
+            "memory_bytes = 100000000\ntenant_memory_bytes = 200000000",
+            "queries.tenant_memory_bytes",
+        ),
+        ("time_s = 0", "queries.time_s"),
+        ("at_once = 0", "queries.at_once"),
+        ("at_once = 4\ntenant_at_once = 5", "queries.tenant_at_once"),
+        ("threads = 0", "queries.threads"),
+        ("wait_ms = 600001", "queries.wait_ms"),
+        ("spill_folder = '/srv/eu/spill'", "queries.spill_folder"),
+    ] {
+        refuses(&format!("[queries]\n{settings}\n{TWO}"), setting);
+    }
+    let config = from_text("[queries]\nspill_bytes = 0\nmemory_bytes = 100000000", []).unwrap();
+    let budget = &config.queries.budget;
+    assert_eq!(budget.spill, None);
+    assert_eq!(budget.tenant_memory_bytes_max, 25_000_000);
+    assert_eq!(config.queries.memory_bytes_max, 50_000_000);
+}
+
+#[test]
 fn the_example_file_is_a_configuration() {
     let text = include_str!("../../../trailhouse.example.toml");
     let config = from_text(text, []).unwrap();
     assert_eq!(config.limits, Limits::default());
-    assert_eq!(config.wal, from_text("", []).unwrap().wal);
+    let default = from_text("", []).unwrap();
+    assert_eq!(config.wal, default.wal);
+    assert_eq!(config.queries, default.queries);
     assert!(config.auth.developer);
 }
 

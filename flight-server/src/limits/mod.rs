@@ -49,10 +49,6 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// The most lines of a batch.
     pub batch_lines_max: usize,
-    /// Memory for the sorts, joins and aggregates of one query.
-    pub query_memory_bytes_max: usize,
-    /// How long a query may run.
-    pub query_time_max: Duration,
     /// How many tenants get a label of their own in the metrics; the others share one.
     pub metric_tenants_max: usize,
     /// How long a stopping server waits for requests that are under way.
@@ -67,8 +63,6 @@ impl Default for Limits {
             record_bytes_max: 1024 * 1024,
             batch_bytes_max: 16 * 1024 * 1024,
             batch_lines_max: 10_000,
-            query_memory_bytes_max: 512 * 1024 * 1024,
-            query_time_max: Duration::from_mins(5),
             metric_tenants_max: 200,
             shutdown_time_max: Duration::from_secs(30),
             rates: RateLimits::default(),

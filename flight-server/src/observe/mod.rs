@@ -7,10 +7,12 @@ pub mod grpc;
 mod labels;
 mod request;
 
+use std::panic::PanicHookInfo;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use catalog::ids::TenantId;
+use engine::query::Usage;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
@@ -31,6 +33,10 @@ const MUFFLED: &[&str] = &[
     "tower",
     "datafusion",
     "sqlparser",
+    "arrow",
+    "parquet",
+    "object_store",
+    "delta",
 ];
 
 /// Why nothing can be observed.
@@ -63,6 +69,7 @@ pub fn log(config: &Log) -> Result<(), Error> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
+    std::panic::set_hook(Box::new(panicked));
     match config.format {
         LogFormat::Json => lines
             .json()
@@ -74,6 +81,15 @@ pub fn log(config: &Log) -> Result<(), Error> {
         LogFormat::Text => lines.with_ansi(false).finish().try_init()?,
     }
     Ok(())
+}
+
+/// Logs where it was that something panicked. The usual hook would print the panic's text as well, and an index or a
+/// conversion that fails quotes what it failed on.
+fn panicked(panic: &PanicHookInfo<'_>) {
+    let at = panic.location().map(ToString::to_string);
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or_default();
+    tracing::error!(at, thread, "a panic");
 }
 
 /// The metrics of this process, as Prometheus reads them.
@@ -110,6 +126,7 @@ impl Metrics {
         });
         let installed = installed.clone().ok_or(Error::Recorder)?;
         describe();
+        describe_queries();
         Ok(installed)
     }
 
@@ -203,6 +220,29 @@ fn describe() {
     );
 }
 
+fn describe_queries() {
+    metrics::describe_gauge!("trailhouse_queries", "Queries that run");
+    metrics::describe_gauge!(
+        "trailhouse_query_memory_bytes",
+        "Memory that queries hold, together"
+    );
+    metrics::describe_gauge!(
+        "trailhouse_query_spill_bytes",
+        "Disk that queries hold, together"
+    );
+}
+
+/// Shows what queries use now: all of them together, since what one tenant's do is nobody else's business.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float, and exact up to some petabytes"
+)]
+pub fn queries(usage: Usage) {
+    metrics::gauge!("trailhouse_queries").set(usage.queries as f64);
+    metrics::gauge!("trailhouse_query_memory_bytes").set(usage.memory_bytes as f64);
+    metrics::gauge!("trailhouse_query_spill_bytes").set(usage.spill_bytes as f64);
+}
+
 /// Counts what became of records that came in.
 pub fn ingested(tenant: &TenantId, outcome: &'static str, records: u64) {
     metrics::counter!("trailhouse_ingest_records_total",
@@ -218,6 +258,8 @@ pub fn ingest_took(tenant: &TenantId, elapsed: Duration) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     #[test]
@@ -233,6 +275,43 @@ mod tests {
         assert!(text.contains(
             r#"trailhouse_ingest_records_total{tenant="observed",outcome="accepted"} 5"#
         ));
+    }
+
+    /// A log that can be looked at.
+    #[derive(Clone, Debug, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_is_logged_without_its_text() {
+        let lines = Lines::default();
+        let written = lines.clone();
+        let log = tracing_subscriber::fmt()
+            .with_writer(move || written.clone())
+            .finish();
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(panicked));
+        tracing::subscriber::with_default(log, || {
+            let value = "canary".to_owned();
+            let panicking = move || u32::try_from(value.len() as u64 + (1 << 40)).expect(&value);
+            assert!(std::panic::catch_unwind(panicking).is_err());
+        });
+        std::panic::set_hook(before);
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(
+            text.contains("a panic") && text.contains("observe/mod.rs"),
+            "{text}"
+        );
+        assert!(!text.contains("canary"), "{text}");
     }
 
     #[test]

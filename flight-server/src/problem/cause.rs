@@ -79,7 +79,10 @@ impl From<query::Error> for Problem {
             }
             query::Error::LimitExceeded { detail } => Self::new(Slug::QueryLimitExceeded, detail),
             query::Error::KeyUnavailable => Self::new(Slug::KeyUnavailable, text),
-            query::Error::Unavailable => Self::new(Slug::Unavailable, text),
+            query::Error::Unavailable | query::Error::Busy => Self::new(Slug::Unavailable, text),
+            query::Error::TooManyQueries => {
+                Self::new(Slug::RateLimited, text).with("limited", "queries")
+            }
             query::Error::Deadline => Self::new(Slug::DeadlineExceeded, text),
             query::Error::Internal => Self::new(Slug::Internal, text),
         }
@@ -272,6 +275,8 @@ mod tests {
         );
         becomes(query::Error::KeyUnavailable, Slug::KeyUnavailable);
         becomes(query::Error::Unavailable, Slug::Unavailable);
+        becomes(query::Error::Busy, Slug::Unavailable);
+        becomes(query::Error::TooManyQueries, Slug::RateLimited);
         becomes(query::Error::Deadline, Slug::DeadlineExceeded);
         becomes(query::Error::Internal, Slug::Internal);
         let problem = Problem::from(query::Error::UnsupportedFilter { field: field() });

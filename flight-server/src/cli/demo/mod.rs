@@ -142,10 +142,12 @@ fn settings(folder: &Path) -> Result<Config, Error> {
     let at = |name: &str| folder.join(name).display().to_string();
     let mut settings = format!(
         "[control]\nroot = {:?}\n[keys]\nfolder = {:?}\n[wal]\nfolder = {:?}\n\
+         [queries]\nspill_folder = {:?}\n\
          [admin]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"text\"\n",
         at("control"),
         at("keys"),
-        at("wal")
+        at("wal"),
+        at("spill")
     );
     for (_, silo) in TENANTS {
         let root = at(silo);
