@@ -15,6 +15,7 @@ pub mod problem;
 mod refusals;
 pub mod service;
 pub mod stores;
+mod surroundings;
 pub mod volume;
 
 #[cfg(test)]

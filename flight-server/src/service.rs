@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use catalog::clock::{Clock, Random, SystemClock, SystemRandom};
+use catalog::clock::{Clock, Random};
 use catalog::context::{IngressHeaders, TenantContext};
 use catalog::guard::{Denial, Gate};
 use catalog::ids::{RecordIds, SiloId, TenantId};
@@ -37,6 +37,8 @@ use crate::observe::{self, Metrics};
 use crate::problem::Problem;
 use crate::stores::{self, Stores};
 use crate::volume::{self, Volume};
+
+pub use crate::surroundings::Surroundings;
 
 /// Why a service cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -319,30 +321,6 @@ impl Service {
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
-    }
-}
-
-/// What a service finds around it.
-#[derive(Debug)]
-pub struct Surroundings {
-    /// Where time comes from.
-    pub clock: Arc<dyn Clock>,
-    /// Where chance comes from.
-    pub random: Arc<dyn Random>,
-    /// The key service; the local one of the configuration if there is none.
-    pub kms: Option<Arc<dyn Kms>>,
-    /// The stores; those of the configuration if there are none.
-    pub stores: Option<Stores>,
-}
-
-impl Default for Surroundings {
-    fn default() -> Self {
-        Self {
-            clock: Arc::new(SystemClock),
-            random: Arc::new(SystemRandom),
-            kms: None,
-            stores: None,
-        }
     }
 }
 
