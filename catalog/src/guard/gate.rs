@@ -170,8 +170,10 @@ impl Gate {
         denial: Denial,
         statement: Option<String>,
     ) -> Denial {
+        let basis = question::basis_of(&denial).map(str::to_owned);
+        let basis = basis.into_iter().collect();
         drop(
-            self.refuse(context, operation, denial.slug(), statement, Vec::new())
+            self.refuse(context, operation, denial.slug(), statement, basis)
                 .await,
         );
         denial

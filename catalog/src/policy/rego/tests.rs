@@ -181,7 +181,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("allow if input[\"f\"](1)", "not called by its name"),
     ("import data.other\nallow := true", "an import other than"),
     ("allow := true with input as {}", "`with`"),
-    ("allow if input.x == 1e999999999", "a number of more than"),
+    ("allow if input.x == 1e999999999", "number"),
     (
         "allow if input.x == 11111111111111111111111111",
         "a number of more than",
@@ -212,7 +212,6 @@ const REFUSED: &[(&str, &str)] = &[
         "default allow := false\nallow := true if {\n  input.a\n} else := allow",
         "the rule allow depends on itself",
     ),
-    ("allow if nosuch(1)", "nosuch"),
     ("allow if {", "error"),
 ];
 
