@@ -27,15 +27,18 @@ pub(super) fn statements() -> impl Iterator<Item = (&'static str, bool)> {
 }
 
 /// What is observed, with its lines in order, and what a line lists: no order was asked for, or it is the same anyway. (The
-/// planner lists the columns that a sort adds in the order of a hash table.)
+/// planner lists the columns that a sort adds in the order of a hash table, and partitions put what they collect into a
+/// list as they come.)
 pub(super) fn in_order(observed: &str) -> String {
-    let sorted = |text: &str, by: &str| {
-        let mut parts: Vec<&str> = text.split(by).map(str::trim).collect();
-        parts.sort_unstable();
-        parts.join(by)
-    };
-    let lines: Vec<String> = observed.lines().map(|line| sorted(line, ", ")).collect();
-    sorted(&lines.join("\n"), "\n")
+    let words = |line: &str| sorted(line.split([' ', ',', '[', ']', '|']), " ");
+    let lines: Vec<String> = observed.lines().map(words).collect();
+    sorted(lines.iter().map(String::as_str), "\n")
+}
+
+fn sorted<'a>(parts: impl Iterator<Item = &'a str>, by: &str) -> String {
+    let mut parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
+    parts.sort_unstable();
+    parts.join(by)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
