@@ -1,6 +1,7 @@
 //! The binary `trailhouse`: reads the command line, runs the verb, says what went wrong.
 
 use std::error::Error;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -39,16 +40,14 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "standard error is where a command line says what went wrong"
-)]
+/// Says what went wrong, if standard error can be written.
 fn complain(error: &dyn Error) {
-    eprint!("error: {error}");
+    let mut line = format!("error: {error}");
     let mut cause = error.source();
     while let Some(error) = cause {
-        eprint!(": {error}");
+        line.push_str(&format!(": {error}"));
         cause = error.source();
     }
-    eprintln!();
+    line.push('\n');
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -58,9 +58,10 @@ class World:
         )
         self.process = None
 
-    def start(self):
+    def start(self, stdout=None, stderr=None):
         log = open(self.folder / "server.log", "ab")
-        self.process = subprocess.Popen([BINARY, "serve", "--config", self.config], stdout=log, stderr=log)
+        command = [BINARY, "serve", "--config", self.config]
+        self.process = subprocess.Popen(command, stdout=stdout or log, stderr=stderr or log)
         deadline = time.monotonic() + START_SECONDS_MAX
         while True:
             assert self.process.poll() is None, (self.folder / "server.log").read_text()

@@ -7,6 +7,7 @@ mod generate;
 pub mod ingest;
 mod key;
 mod operator;
+mod output;
 mod policy;
 mod quarantine;
 mod receipt;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::config;
+use output::say;
 
 /// Audit trails that you can hand to your worst critic.
 #[derive(Debug, Parser)]
@@ -115,6 +117,9 @@ pub enum Error {
     /// A file that was asked for.
     #[error("cannot write `{}`", .0.display())]
     Write(PathBuf, #[source] std::io::Error),
+    /// Standard output.
+    #[error("the answer cannot be written to standard output")]
+    Output(#[source] std::io::Error),
     /// Ingest.
     #[error("not everything was sent")]
     Ingest(#[from] ingest::Error),
@@ -147,8 +152,13 @@ impl Cli {
     /// Does what the command line says.
     ///
     /// # Errors
-    /// Whatever the verb says.
+    /// Whatever the verb says, and when it did everything but could not say so.
     pub async fn run(self) -> Result<(), Error> {
+        self.act().await?;
+        output::said().map_err(Error::Output)
+    }
+
+    async fn act(self) -> Result<(), Error> {
         let config = config::load(self.config.as_deref());
         match self.verb {
             Verb::Serve => Ok(serve::run(config?).await?),
@@ -168,13 +178,4 @@ impl Cli {
             Verb::Sql(arguments) => sql::run(config?, &arguments).await,
         }
     }
-}
-
-/// Writes one line of an answer.
-#[expect(
-    clippy::print_stdout,
-    reason = "standard output is where a command line answers"
-)]
-fn say(line: impl std::fmt::Display) {
-    println!("{line}");
 }

@@ -1,5 +1,6 @@
 //! `trailhouse serve`: binds every listener, serves until told to stop, and finishes what is under way.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -202,22 +203,22 @@ impl Server {
     }
 
     /// Says on standard output where to connect, and with what in development.
-    #[expect(
-        clippy::print_stdout,
-        reason = "standard output belongs to the command line; logs go to standard error"
-    )]
     async fn announce(&self) {
+        let mut lines = Vec::new();
         for silo in self.addresses().unwrap_or_default() {
-            println!(
+            lines.push(format!(
                 "silo {}: Flight SQL on grpc://{}, HTTP on http://{}",
                 silo.silo, silo.flight, silo.http
-            );
+            ));
         }
         if let Ok(admin) = self.admin_address() {
-            println!("health and metrics on http://{admin}");
+            lines.push(format!("health and metrics on http://{admin}"));
         }
-        for line in self.tokens().await {
-            println!("{line}");
+        lines.extend(self.tokens().await);
+        lines.push(String::new());
+        if let Err(error) = std::io::stdout().write_all(lines.join("\n").as_bytes()) {
+            let kind = error.kind();
+            tracing::warn!(%kind, "where this server listens cannot be written to standard output");
         }
     }
 

@@ -15,7 +15,7 @@ use futures::TryStreamExt;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{say, token};
+use super::{output, say, token};
 use crate::auth::developer::TokenRequest;
 use crate::config::Config;
 use crate::flight::{RECEIPT, RECEIPT_ID};
@@ -83,12 +83,11 @@ pub(super) async fn run(config: Config, arguments: &Arguments) -> Result<(), sup
             answer.keep(arguments)?;
         }
         None => {
-            prompt(
-                &mut session,
-                BufReader::new(std::io::stdin()),
-                std::io::stdout(),
-            )
-            .await?
+            let input = BufReader::new(std::io::stdin());
+            match prompt(&mut session, input, std::io::stdout()).await {
+                Err(Error::Terminal(error)) => output::gone(error).map_err(Error::Terminal)?,
+                ended => ended?,
+            }
         }
     }
     Ok(())

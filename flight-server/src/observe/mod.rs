@@ -5,9 +5,9 @@
 
 pub mod grpc;
 mod labels;
+mod lines;
 mod request;
 
-use std::panic::PanicHookInfo;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config::{Log, LogFormat};
 use labels::{BoundedTenants, Named};
+use lines::Lossy;
 
 pub use request::{CORRELATION_ID, Seen, identified, observed};
 
@@ -68,9 +69,12 @@ pub fn log(config: &Log) -> Result<(), Error> {
     }
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    std::panic::set_hook(Box::new(panicked));
-    match config.format {
+        .with_writer(|| Lossy(std::io::stderr()));
+    let format = config.format;
+    std::panic::set_hook(Box::new(move |panic| {
+        lines::panicked(format, std::io::stderr(), panic);
+    }));
+    match format {
         LogFormat::Json => lines
             .json()
             .flatten_event(true)
@@ -81,15 +85,6 @@ pub fn log(config: &Log) -> Result<(), Error> {
         LogFormat::Text => lines.with_ansi(false).finish().try_init()?,
     }
     Ok(())
-}
-
-/// Logs where it was that something panicked. The usual hook would print the panic's text as well, and an index or a
-/// conversion that fails quotes what it failed on.
-fn panicked(panic: &PanicHookInfo<'_>) {
-    let at = panic.location().map(ToString::to_string);
-    let thread = std::thread::current();
-    let thread = thread.name().unwrap_or_default();
-    tracing::error!(at, thread, "a panic");
 }
 
 /// The metrics of this process, as Prometheus reads them.
@@ -218,6 +213,10 @@ fn describe() {
         "trailhouse_auth_refusals_total",
         "Tokens refused, by reason"
     );
+    metrics::describe_counter!(
+        lines::LOST,
+        "Lines of the log that could not be written to standard error"
+    );
 }
 
 fn describe_queries() {
@@ -258,8 +257,6 @@ pub fn ingest_took(tenant: &TenantId, elapsed: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     #[test]
@@ -275,43 +272,6 @@ mod tests {
         assert!(text.contains(
             r#"trailhouse_ingest_records_total{tenant="observed",outcome="accepted"} 5"#
         ));
-    }
-
-    /// A log that can be looked at.
-    #[derive(Clone, Debug, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_panic_is_logged_without_its_text() {
-        let lines = Lines::default();
-        let written = lines.clone();
-        let log = tracing_subscriber::fmt()
-            .with_writer(move || written.clone())
-            .finish();
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(panicked));
-        tracing::subscriber::with_default(log, || {
-            let value = "canary".to_owned();
-            let panicking = move || u32::try_from(value.len() as u64 + (1 << 40)).expect(&value);
-            assert!(std::panic::catch_unwind(panicking).is_err());
-        });
-        std::panic::set_hook(before);
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        assert!(
-            text.contains("a panic") && text.contains("observe/mod.rs"),
-            "{text}"
-        );
-        assert!(!text.contains("canary"), "{text}");
     }
 
     #[test]
