@@ -17,6 +17,7 @@ use super::keywords::{
     ANNOTATIONS, ANYTHING, Members, UNDERSTOOD, bound, is_exempt, is_of, is_open, listed, refers,
     required, resolved, types,
 };
+use super::pointer::escaped;
 
 /// Reasons that are reported in each direction.
 const REASONS_MAX: usize = 64;
@@ -394,8 +395,7 @@ impl<'a> Inclusion<'a> {
         let (narrow, wide) = (Members::of(narrow), Members::of(wide));
         let names: BTreeSet<&String> = narrow.named.keys().chain(wide.named.keys()).collect();
         for name in names {
-            let step = name.replace('~', "~0").replace('/', "~1");
-            let place = format!("{at}/properties/{step}");
+            let place = format!("{at}/properties/{}", escaped(name));
             match (narrow.named.get(name), wide.named.get(name)) {
                 (Some(own), Some(other)) => self.schema(own, other, &place, depth + 1),
                 (Some(own), None) => self.schema(own, wide.others, &place, depth + 1),

@@ -13,6 +13,8 @@ use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::pointer::escaped;
+
 /// Bytes of the largest schema.
 pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
 /// Levels of objects and arrays in a schema.
@@ -272,7 +274,7 @@ impl Walk {
         let mut pointer = format!("{at}/{keyword}");
         if let Some(name) = name {
             pointer.push('/');
-            pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+            pointer.push_str(&escaped(name));
         }
         self.schema(inner, pointer.clone());
         pointer

@@ -145,11 +145,16 @@ fn unescaped(step: &str) -> Result<String, PointerError> {
     Ok(key)
 }
 
+/// A key as a step of a JSON pointer (RFC 6901).
+pub(super) fn escaped(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
 impl fmt::Display for Pointer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "/{}", self.part.as_str())?;
         for key in &self.keys {
-            write!(f, "/{}", key.replace('~', "~0").replace('/', "~1"))?;
+            write!(f, "/{}", escaped(key))?;
         }
         Ok(())
     }
