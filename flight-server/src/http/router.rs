@@ -61,21 +61,19 @@ pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
         ))
     };
     let entry = get(quarantine::show).post(quarantine::decide);
+    let schemas = get(schemas::list).post(schemas::register);
     Router::new()
         .route("/v1/audit/quarantine", reads(get(quarantine::list)))
         .route("/v1/audit/quarantine/{entry}", reads(entry))
         .route("/v1/audit/records", writes(post(records::one)))
         .route("/v1/audit/records:batch", writes(post(records::many)))
         .route("/v1/audit/events", writes(post(events::take)))
-        .route(
-            "/v1/audit/schemas",
-            get(schemas::list).post(schemas::register),
-        )
-        .route("/v1/audit/schemas:check", post(schemas::check))
-        .route("/v1/audit/schemas/{stream}", get(schemas::stream))
+        .route("/v1/audit/schemas", reads(schemas))
+        .route("/v1/audit/schemas:check", reads(post(schemas::check)))
+        .route("/v1/audit/schemas/{stream}", reads(get(schemas::stream)))
         .route(
             "/v1/audit/schemas/{stream}/{version}",
-            get(schemas::version),
+            reads(get(schemas::version)),
         )
         .route("/v1/keys", reads(get(receipts::keys)))
         .route("/v1/receipts", reads(get(receipts::of_request)))

@@ -1,9 +1,11 @@
 //! `/v1/audit/schemas`: what is registered for the caller's streams, and what could be.
 
-use axum::Json;
+use std::sync::Arc;
+
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use catalog::context::TenantContext;
 use catalog::guard::{self, Operation, Permit, SchemaRead, SchemaWrite};
 use catalog::ids::StreamName;
@@ -15,8 +17,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::receipts::answer;
 use super::router::Listener;
 use super::{body, headers};
+use crate::limits::Admitted;
 use crate::problem::{Problem, Slug};
 
 /// A schema may have 64 KiB, and its upcaster comes with it.
@@ -38,70 +42,53 @@ struct Sent<'a> {
 }
 
 /// All streams.
-pub(super) async fn list(State(listener): State<Listener>, headers: HeaderMap) -> Response {
-    let context = match listener.service.context(&headers).await {
-        Ok(context) => context,
-        Err(problem) => return problem.into_response(),
-    };
-    let found = listed(&listener, &context).await;
-    answered(found, &context)
+pub(super) async fn list(
+    State(listener): State<Listener>,
+    Extension(caller): Extension<Arc<Admitted>>,
+) -> Response {
+    answer(listed(&listener, &caller.context).await, &caller)
 }
 
 /// One stream.
 pub(super) async fn stream(
     State(listener): State<Listener>,
+    Extension(caller): Extension<Arc<Admitted>>,
     Path(stream): Path<String>,
-    headers: HeaderMap,
 ) -> Response {
-    let context = match listener.service.context(&headers).await {
-        Ok(context) => context,
-        Err(problem) => return problem.into_response(),
-    };
-    let found = of_stream(&listener, &context, &stream).await;
-    answered(found, &context)
+    let found = of_stream(&listener, &caller.context, &stream).await;
+    answer(found, &caller)
 }
 
 /// One version of a stream, or `latest`, with its text.
 pub(super) async fn version(
     State(listener): State<Listener>,
+    Extension(caller): Extension<Arc<Admitted>>,
     Path((stream, version)): Path<(String, String)>,
-    headers: HeaderMap,
 ) -> Response {
-    let context = match listener.service.context(&headers).await {
-        Ok(context) => context,
-        Err(problem) => return problem.into_response(),
-    };
-    let found = of_version(&listener, &context, &stream, &version).await;
-    answered(found, &context)
+    let found = of_version(&listener, &caller.context, &stream, &version).await;
+    answer(found, &caller)
 }
 
 /// Says whether a schema could be registered.
-pub(super) async fn check(State(listener): State<Listener>, request: Request) -> Response {
+pub(super) async fn check(
+    State(listener): State<Listener>,
+    Extension(caller): Extension<Arc<Admitted>>,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
-    let context = match listener.service.context(&parts.headers).await {
-        Ok(context) => context,
-        Err(problem) => return problem.into_response(),
-    };
-    let found = checked(&listener, &context, &parts.headers, body).await;
-    answered(found, &context)
+    let found = checked(&listener, &caller.context, &parts.headers, body).await;
+    answer(found, &caller)
 }
 
 /// Registers a version.
-pub(super) async fn register(State(listener): State<Listener>, request: Request) -> Response {
+pub(super) async fn register(
+    State(listener): State<Listener>,
+    Extension(caller): Extension<Arc<Admitted>>,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
-    let context = match listener.service.context(&parts.headers).await {
-        Ok(context) => context,
-        Err(problem) => return problem.into_response(),
-    };
-    let found = registered(&listener, &context, &parts.headers, body).await;
-    answered(found, &context)
-}
-
-fn answered(found: Result<Value, Problem>, context: &TenantContext) -> Response {
-    match found {
-        Ok(found) => Json(found).into_response(),
-        Err(problem) => problem.correlated(context.correlation()).into_response(),
-    }
+    let found = registered(&listener, &caller.context, &parts.headers, body).await;
+    answer(found, &caller)
 }
 
 async fn allow<Op: Operation>(
