@@ -4,15 +4,15 @@
 //!
 //! ```text
 //! none, released ──acquire──▶ held by a node's volume ──release──▶ released
-//!                    held by the same volume ──acquire──▶ held, once more     the node was restarted
+//!                    held by the same volume ──acquire──▶ held, once more     by the generation that is registered now
 //!                    held by a volume that was drained or abandoned ──acquire──▶ held
 //! ```
 //! Time frees no lease: a node that died may come back with acknowledged records in its log, and their receipts name
 //! the numbers. Taking a lease always writes a version, so that of two that take it at once one is told.
 //!
-//! An operator may abandon a node that still runs. So whoever takes a lease from another that has not released it also
-//! raises its **fence**, to the version taken, and first of all brings that into the table that the lease is for; a
-//! table with another fence than one's own is not written.
+//! An operator may abandon a node that still runs, or start a copy of its volume. So whoever takes a lease from another
+//! process that has not released it also raises its **fence**, to the version taken, and first of all brings that into
+//! the table that the lease is for; a table with another fence than one's own is not written.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,8 +41,8 @@ pub enum LeaseError {
         /// Which.
         node: String,
     },
-    /// An operator has given up the asking node's volume.
-    #[error("this node was abandoned: its tenants are free for others")]
+    /// An operator has given up the asking node's volume, or has started another process with a copy of it.
+    #[error("this node was abandoned, or started elsewhere: its tenants are free for others")]
     Abandoned,
     /// The lease is not held, or no longer.
     #[error("the tenant's lease is not held any more")]
@@ -71,6 +71,8 @@ pub struct Holder {
     pub node: String,
     /// The id of its log's volume.
     pub wal: Uuid,
+    /// The volume's generation.
+    pub generation: u64,
 }
 
 /// The right to number the records of a tenant.
@@ -96,6 +98,7 @@ impl Lease {
 struct Entry {
     node: String,
     wal: String,
+    generation: u64,
     state: State,
     #[serde(default)]
     fence: u64,
@@ -138,24 +141,30 @@ impl Leases {
         holder: &Holder,
     ) -> Result<Lease, LeaseError> {
         let documents = self.documents(tenant, silo)?;
-        let wal = holder.wal.to_string();
-        if self.nodes.is_over(&holder.node, &wal).await? {
-            return Err(LeaseError::Abandoned);
-        }
+        let (wal, generation) = (holder.wal.to_string(), holder.generation);
         for _ in 0..ATTEMPTS_MAX {
-            let (version, fence) = match latest(&documents).await? {
+            let found = latest(&documents).await?;
+            // After the lease was read: a start elsewhere in between takes the version that is next here.
+            let current = self.nodes.is_current(&holder.node, &wal, generation);
+            if !current.await? {
+                return Err(LeaseError::Abandoned);
+            }
+            let (version, fence) = match found {
                 None => (1, 0),
-                Some((last, entry)) if entry.state == State::Held && entry.wal != wal => {
-                    if !self.nodes.is_over(&entry.node, &entry.wal).await? {
+                Some((last, entry)) if entry.state == State::Held => {
+                    let same_volume = entry.wal == wal;
+                    if !same_volume && !self.nodes.is_over(&entry.node, &entry.wal).await? {
                         return Err(LeaseError::HeldBy { node: entry.node });
                     }
-                    (last + 1, last + 1)
+                    let same_process = same_volume && entry.generation == generation;
+                    (last + 1, if same_process { entry.fence } else { last + 1 })
                 }
                 Some((last, entry)) => (last + 1, entry.fence),
             };
             let held = Entry {
                 node: holder.node.clone(),
                 wal: wal.clone(),
+                generation,
                 state: State::Held,
                 fence,
             };
@@ -247,7 +256,16 @@ mod tests {
         Holder {
             node: format!("node-{number}"),
             wal: Uuid::from_u128(number),
+            generation: 1,
         }
+    }
+
+    /// The node starts, with a folder of this generation.
+    async fn start(nodes: &Nodes, node: &Holder, generation: u64) -> u64 {
+        let claim = nodes.claim(&node.node, node.wal, generation).await.unwrap();
+        let raised = claim.generation();
+        nodes.confirm(&node.node, claim).await.unwrap();
+        raised
     }
 
     #[track_caller]
@@ -258,7 +276,10 @@ mod tests {
     #[tokio::test]
     async fn one_node_at_a_time_and_a_restarted_one_goes_on() {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let (_, leases) = process(&store);
+        let (nodes, leases) = process(&store);
+        for number in 1..=2 {
+            start(&nodes, &holder(number), 0).await;
+        }
         let (acme, silo) = (id("acme"), silo());
         let first = leases.acquire(&acme, &silo, &holder(1)).await.unwrap();
         let (_, other) = process(&store);
@@ -288,12 +309,11 @@ mod tests {
         let (nodes, leases) = process(&store);
         let (acme, silo) = (id("acme"), silo());
         for number in 1..=3 {
-            let node = holder(number);
-            nodes.register(&node.node, node.wal, 1).await.unwrap();
+            start(&nodes, &holder(number), 0).await;
         }
         leases.acquire(&acme, &silo, &holder(1)).await.unwrap();
         assert_held(leases.acquire(&acme, &silo, &holder(2)).await, "node-1");
-        nodes.drained("node-1", holder(1).wal).await.unwrap();
+        nodes.drained("node-1", holder(1).wal, 1).await.unwrap();
         leases.acquire(&acme, &silo, &holder(2)).await.unwrap();
         assert_held(leases.acquire(&acme, &silo, &holder(3)).await, "node-2");
         let permit = world.admin("_system").await;
@@ -302,10 +322,11 @@ mod tests {
             .await
             .unwrap();
         // The node goes on with another volume; what the old one held is free all the same.
-        nodes
-            .register("node-2", Uuid::from_u128(22), 1)
-            .await
-            .unwrap();
+        let other = Holder {
+            wal: Uuid::from_u128(22),
+            ..holder(2)
+        };
+        start(&nodes, &other, 0).await;
         leases.acquire(&acme, &silo, &holder(3)).await.unwrap();
         let abandoned = leases.acquire(&acme, &silo, &holder(2)).await;
         assert!(matches!(abandoned, Err(LeaseError::Abandoned)));
@@ -317,8 +338,7 @@ mod tests {
         let store = Arc::clone(&world.store) as Arc<dyn ObjectStore>;
         let (nodes, leases) = process(&store);
         for number in 1..=3 {
-            let node = holder(number);
-            nodes.register(&node.node, node.wal, 1).await.unwrap();
+            start(&nodes, &holder(number), 0).await;
         }
         let acquire = async |number| {
             let lease = leases.acquire(&id("acme"), &silo(), &holder(number)).await;
@@ -341,11 +361,35 @@ mod tests {
         assert_eq!(acquire(1).await.fence(), 4);
     }
 
+    /// Somebody starts a copy of a running node's volume.
+    #[tokio::test]
+    async fn what_runs_is_fenced_off_by_a_copy_of_it_and_takes_nothing_any_more() {
+        let world = World::new().await;
+        let store = Arc::clone(&world.store) as Arc<dyn ObjectStore>;
+        let (nodes, leases) = process(&store);
+        let original = holder(1);
+        start(&nodes, &original, 0).await;
+        let first = leases.acquire(&id("acme"), &silo(), &original).await;
+        let first = first.unwrap();
+        let copy = Holder {
+            generation: start(&nodes, &original, 1).await,
+            ..holder(1)
+        };
+        for tenant in ["acme", "globex"] {
+            let refused = leases.acquire(&id(tenant), &silo(), &original).await;
+            assert!(matches!(refused, Err(LeaseError::Abandoned)));
+        }
+        let taken = leases.acquire(&id("acme"), &silo(), &copy).await.unwrap();
+        assert!(taken.fence() > first.fence());
+        assert!(matches!(leases.release(first).await, Err(LeaseError::Lost)));
+    }
+
     #[tokio::test]
     async fn without_the_store_there_is_no_lease() {
         let world = World::new().await;
         let store = Arc::clone(&world.store) as Arc<dyn ObjectStore>;
-        let (_, leases) = process(&store);
+        let (nodes, leases) = process(&store);
+        start(&nodes, &holder(1), 0).await;
         world.store.off.store(true, Ordering::SeqCst);
         let outcome = leases.acquire(&id("acme"), &silo(), &holder(1)).await;
         assert!(matches!(
@@ -362,6 +406,10 @@ mod tests {
     /// Eight rounds in which many ask at once, each a process of its own; whoever wins gives the lease back.
     async fn race(store: Arc<dyn ObjectStore>) {
         const NODES: u128 = 24;
+        let nodes = Nodes::new(Arc::clone(&store));
+        for number in 0..NODES {
+            start(&nodes, &holder(number), 0).await;
+        }
         for round in 0..8 {
             let asking: Vec<_> = (0..NODES)
                 .map(|number| {

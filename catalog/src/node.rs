@@ -2,16 +2,26 @@
 //! before anything is served.
 //!
 //! A node's log volume holds records that were acknowledged and are in no table yet. `control/nodes/<node>/<version>`
-//! says which volume that is: its id, made with its folder, and its generation, which the log raises whenever it is
-//! opened and before the node registers.
+//! says which volume that is: its id, made with its folder, and its generation, which grows with every start. The folder
+//! says the same, so that one that was copied, or restored from a backup, shows itself by an older generation. The two
+//! cannot change at once; a start goes through
 //!
 //! ```text
-//!                 another volume              same volume, generation not higher   elsewhere active
-//! active     ──▶  Replaced: put it back       Restored: a copy, or from a backup   Elsewhere
-//! drained    ──▶  registered                  Restored                             Elsewhere
-//! abandoned  ──▶  registered                  Abandoned: its records were given up
+//! claim    the document: opening, the next generation, after the folder's        refused: nothing was changed
+//! raise    the folder: that generation
+//! confirm  the document: active                                                  refused: another start came between
+//! ```
+//! and nothing is served before the end, so wherever a start breaks off, what the folder says is still known here.
+//!
+//! ```text
+//!                 another volume              same volume, the generation known here     any other generation
+//! opening    ──▶  taken if it was never used  opening                                    Restored
+//! active     ──▶  Replaced: put it back       opening                                    Restored: a copy, or a backup
+//! drained    ──▶  opening                     opening                                    Restored
+//! abandoned  ──▶  opening                     Abandoned: its records were given up       Abandoned
 //! ```
 //! An abandoned volume is remembered for ever: its frames may not come back after others have taken their numbers.
+//! Whose volume it is its folder says itself, so a copy of it is no other node's.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -54,12 +64,6 @@ pub enum NodeError {
         /// The folder's.
         found: u64,
     },
-    /// The folder belongs to another node, which may be running.
-    #[error("the log's folder belongs to another node")]
-    Elsewhere {
-        /// Which.
-        node: String,
-    },
     /// The folder was abandoned by an operator.
     #[error("the log's folder was abandoned: begin a new one")]
     Abandoned,
@@ -87,6 +91,8 @@ pub enum NodeError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
+    /// About to be in use: nothing was served yet since the generation before.
+    Opening,
     /// In use, or stopped with acknowledged records in it.
     Active,
     /// Stopped, and all its records are in their tables.
@@ -101,6 +107,8 @@ pub enum NodeState {
 struct Registration {
     wal: String,
     generation: u64,
+    /// The generation that the folder showed when this one was claimed; 0 for a new folder.
+    previous: u64,
     state: NodeState,
     /// Every volume of this node that was abandoned.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -118,6 +126,21 @@ struct Abandonment {
     at: Timestamp,
 }
 
+/// A generation of a volume that was claimed for one start.
+#[derive(Debug)]
+pub struct Claim {
+    version: u64,
+    claimed: Registration,
+}
+
+impl Claim {
+    /// What the folder has to show next.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.claimed.generation
+    }
+}
+
 /// All nodes.
 #[derive(Debug)]
 pub struct Nodes {
@@ -132,50 +155,80 @@ impl Nodes {
         }
     }
 
-    /// Registers the volume that `node` has opened, before it serves anything. `generation` has been raised already.
+    /// Claims the next generation of the volume that `node` is about to open, whose folder is at `generation`: 0 if the
+    /// folder is new.
     ///
     /// # Errors
-    /// When the volume is not what was left; then nothing may be served. After any other error the volume is opened, and
-    /// its generation raised, once more before this is called again.
-    pub async fn register(&self, node: &str, wal: Uuid, generation: u64) -> Result<(), NodeError> {
+    /// When the volume is not what was left; then the folder may not be touched. After any other error it can be tried
+    /// again.
+    pub async fn claim(&self, node: &str, wal: Uuid, generation: u64) -> Result<Claim, NodeError> {
         let id = wal.to_string();
-        self.check_elsewhere(node, &id).await?;
-        self.change(node, |registered| {
-            let abandoned = match registered {
-                None => BTreeSet::new(),
-                Some(registered) => {
-                    registered.admit(&id, generation)?;
-                    registered.abandoned
-                }
-            };
-            Ok(Registration {
-                wal: id.clone(),
-                generation,
-                state: NodeState::Active,
-                abandoned,
-                abandonment: None,
+        let (version, claimed) = self
+            .change(node, |registered| {
+                let (known, abandoned) = match registered {
+                    None => (0, BTreeSet::new()),
+                    Some(registered) => {
+                        registered.admit(&id, generation)?;
+                        (registered.generation, registered.abandoned)
+                    }
+                };
+                Ok(Registration {
+                    wal: id.clone(),
+                    generation: known.max(generation) + 1,
+                    previous: generation,
+                    state: NodeState::Opening,
+                    abandoned,
+                    abandonment: None,
+                })
             })
-        })
-        .await
+            .await?;
+        Ok(Claim { version, claimed })
+    }
+
+    /// Says that the folder shows the generation that was claimed. From then on the node may serve.
+    ///
+    /// # Errors
+    /// When another start with a copy of the folder came between: nothing may be served. After any other error the node
+    /// starts anew.
+    pub async fn confirm(&self, node: &str, claim: Claim) -> Result<(), NodeError> {
+        let Claim { version, claimed } = claim;
+        let active = Registration {
+            state: NodeState::Active,
+            ..claimed
+        };
+        let bytes = Bytes::from(serde_json::to_vec(&active)?);
+        match self.documents.claim(KIND, node, version + 1, bytes).await {
+            Ok(()) => return Ok(()),
+            Err(DocumentError::VersionTaken) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Nobody else has this generation: a document that says it is active is the one put above, whose answer was lost.
+        match self.latest(node).await? {
+            Some((_, registered)) if registered == active => Ok(()),
+            Some((_, registered)) => Err(NodeError::Restored {
+                registered: registered.generation,
+                found: active.generation,
+            }),
+            None => Err(NodeError::Unknown),
+        }
     }
 
     /// Says that every record of the volume is in its table, and that the node has stopped: it may come back with
     /// another volume.
     ///
     /// # Errors
-    /// When the node is not registered with this volume.
-    pub async fn drained(&self, node: &str, wal: Uuid) -> Result<(), NodeError> {
+    /// When the node is not registered with this generation of this volume.
+    pub async fn drained(&self, node: &str, wal: Uuid, generation: u64) -> Result<(), NodeError> {
         let id = wal.to_string();
         self.change(node, |registered| match registered {
-            Some(registered) if registered.wal == id && registered.state == NodeState::Active => {
-                Ok(Registration {
-                    state: NodeState::Drained,
-                    ..registered
-                })
-            }
+            Some(registered) if registered.is_current(&id, generation) => Ok(Registration {
+                state: NodeState::Drained,
+                ..registered
+            }),
             _ => Err(NodeError::Unknown),
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     /// Gives up a node's volume, with every acknowledged record in it that is in no table yet, and with it the leases
@@ -208,7 +261,8 @@ impl Nodes {
             });
             Ok(registered)
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     /// Whether a volume has no record left that is not in its table: it was drained and is not in use, or abandoned.
@@ -220,40 +274,29 @@ impl Nodes {
         }))
     }
 
-    /// A folder that was copied to another node shows here.
-    async fn check_elsewhere(&self, node: &str, id: &str) -> Result<(), NodeError> {
-        for other in self.documents.list(KIND).await? {
-            if other == node {
-                continue;
-            }
-            match self.latest(&other).await? {
-                Some((_, theirs)) if theirs.abandoned.contains(id) => {
-                    return Err(NodeError::Abandoned);
-                }
-                Some((_, theirs)) if theirs.wal == id && theirs.state == NodeState::Active => {
-                    return Err(NodeError::Elsewhere { node: other });
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+    /// Whether this is what the node runs with now: of its log no newer generation was claimed, and it is not over.
+    pub(crate) async fn is_current(
+        &self,
+        node: &str,
+        wal: &str,
+        generation: u64,
+    ) -> Result<bool, NodeError> {
+        let latest = self.latest(node).await?;
+        Ok(latest.is_some_and(|(_, registered)| registered.is_current(wal, generation)))
     }
 
-    /// Compare-and-set.
+    /// Compare-and-set; gives the version that was put.
     async fn change(
         &self,
         node: &str,
         next: impl Fn(Option<Registration>) -> Result<Registration, NodeError> + Send,
-    ) -> Result<(), NodeError> {
+    ) -> Result<(u64, Registration), NodeError> {
         for _ in 0..ATTEMPTS_MAX {
-            let (version, registered) = self.latest(node).await?.unzip();
-            let bytes = Bytes::from(serde_json::to_vec(&next(registered)?)?);
-            let put = self
-                .documents
-                .claim(KIND, node, version.unwrap_or(0) + 1, bytes)
-                .await;
-            match put {
-                Ok(()) => return Ok(()),
+            let (last, registered) = self.latest(node).await?.unzip();
+            let (version, next) = (last.unwrap_or(0) + 1, next(registered)?);
+            let bytes = Bytes::from(serde_json::to_vec(&next)?);
+            match self.documents.claim(KIND, node, version, bytes).await {
+                Ok(()) => return Ok((version, next)),
                 Err(DocumentError::VersionTaken) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -270,13 +313,18 @@ impl Nodes {
 }
 
 impl Registration {
+    fn is_current(&self, id: &str, generation: u64) -> bool {
+        self.state == NodeState::Active && self.wal == id && self.generation == generation
+    }
+
     /// Whether the node may go on with this volume.
     fn admit(&self, id: &str, generation: u64) -> Result<(), NodeError> {
         if self.abandoned.contains(id) {
             return Err(NodeError::Abandoned);
         }
         if self.wal == id {
-            return if generation > self.generation {
+            let broke_off = self.state == NodeState::Opening && generation == self.previous;
+            return if generation == self.generation || broke_off {
                 Ok(())
             } else {
                 Err(NodeError::Restored {
@@ -286,7 +334,9 @@ impl Registration {
             };
         }
         match self.state {
-            NodeState::Active => Err(NodeError::Replaced {
+            // A new folder that never served.
+            NodeState::Opening if self.previous == 0 => Ok(()),
+            NodeState::Opening | NodeState::Active => Err(NodeError::Replaced {
                 missed: Uuid::parse_str(&self.wal)?,
             }),
             NodeState::Drained | NodeState::Abandoned => Ok(()),
@@ -303,6 +353,22 @@ mod tests {
         Nodes::new(Arc::clone(&world.store) as Arc<dyn ObjectStore>)
     }
 
+    /// A start with a folder that shows this generation; the one that it shows from then on.
+    async fn start(nodes: &Nodes, wal: Uuid, generation: u64) -> Result<u64, NodeError> {
+        let claim = nodes.claim("a", wal, generation).await?;
+        let raised = claim.generation();
+        nodes.confirm("a", claim).await?;
+        Ok(raised)
+    }
+
+    #[track_caller]
+    fn assert_restored<T: std::fmt::Debug>(outcome: Result<T, NodeError>) {
+        assert!(
+            matches!(outcome, Err(NodeError::Restored { .. })),
+            "{outcome:?}"
+        );
+    }
+
     const ONE: Uuid = Uuid::from_u128(1);
     const TWO: Uuid = Uuid::from_u128(2);
 
@@ -310,44 +376,96 @@ mod tests {
     async fn a_node_comes_back_with_the_volume_it_left_and_no_other() {
         let world = World::new().await;
         let nodes = nodes(&world).await;
-        nodes.register("a", ONE, 1).await.unwrap();
-        nodes.register("a", ONE, 2).await.unwrap();
-        for generation in [0, 1, 2] {
-            let restored = nodes.register("a", ONE, generation).await;
+        let mut generation = 0;
+        for _ in 0..3 {
+            let old = generation;
+            generation = start(&nodes, ONE, old).await.unwrap();
+            assert!(generation > old);
+        }
+        // However often it is tried.
+        for other in [0, 1, 2, 0, 1, 2, generation + 1] {
+            let restored = nodes.claim("a", ONE, other).await;
             assert!(
-                matches!(restored, Err(NodeError::Restored { registered: 2, found }) if found == generation),
+                matches!(restored, Err(NodeError::Restored { registered, found }) if (registered, found) == (generation, other)),
                 "{restored:?}"
             );
         }
-        let replaced = nodes.register("a", TWO, 9).await;
+        let replaced = nodes.claim("a", TWO, 9).await;
         assert!(matches!(replaced, Err(NodeError::Replaced { missed: ONE })));
-        let elsewhere = nodes.register("b", ONE, 9).await;
-        assert!(matches!(elsewhere, Err(NodeError::Elsewhere { node }) if node == "a"));
-        nodes.register("b", TWO, 1).await.unwrap();
-        nodes.register("a", ONE, 7).await.unwrap();
+        start(&nodes, ONE, generation).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_start_that_broke_off_is_made_again_from_either_side() {
+        let world = World::new().await;
+        let nodes = nodes(&world).await;
+        // A new folder that was lost before it served.
+        nodes.claim("a", TWO, 0).await.unwrap();
+        let first = start(&nodes, ONE, 0).await.unwrap();
+        // Before the folder was raised, twice.
+        nodes.claim("a", ONE, first).await.unwrap();
+        let claim = nodes.claim("a", ONE, first).await.unwrap();
+        // After it was.
+        let raised = claim.generation();
+        assert!(
+            !nodes
+                .is_current("a", &ONE.to_string(), raised)
+                .await
+                .unwrap()
+        );
+        let second = start(&nodes, ONE, raised).await.unwrap();
+        assert!(
+            nodes
+                .is_current("a", &ONE.to_string(), second)
+                .await
+                .unwrap()
+        );
+        // A copy that was made in between.
+        for old in [first, raised] {
+            assert_restored(nodes.claim("a", ONE, old).await);
+        }
+        // A known volume is missed, though its start had only begun.
+        nodes.claim("a", ONE, second).await.unwrap();
+        let replaced = nodes.claim("a", TWO, 0).await;
+        assert!(matches!(replaced, Err(NodeError::Replaced { missed: ONE })));
+    }
+
+    #[tokio::test]
+    async fn of_two_starts_with_one_folder_the_later_serves() {
+        let world = World::new().await;
+        let nodes = nodes(&world).await;
+        let first = start(&nodes, ONE, 0).await.unwrap();
+        let slow = nodes.claim("a", ONE, first).await.unwrap();
+        let raised = slow.generation();
+        let quick = start(&nodes, ONE, first).await.unwrap();
+        assert_restored(nodes.confirm("a", slow).await);
+        // Its folder was raised, and is refused for ever.
+        assert_restored(nodes.claim("a", ONE, raised).await);
+        // Nor does it say for the other that everything is in its table.
+        let drained = nodes.drained("a", ONE, raised).await;
+        assert!(matches!(drained, Err(NodeError::Unknown)));
+        start(&nodes, ONE, quick).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_drained_volume_may_be_exchanged() {
         let world = World::new().await;
         let nodes = nodes(&world).await;
-        nodes.register("a", ONE, 1).await.unwrap();
-        assert!(matches!(
-            nodes.drained("a", TWO).await,
-            Err(NodeError::Unknown)
-        ));
-        assert!(matches!(
-            nodes.drained("b", ONE).await,
-            Err(NodeError::Unknown)
-        ));
-        assert!(!nodes.is_over("a", &ONE.to_string()).await.unwrap());
-        nodes.drained("a", ONE).await.unwrap();
-        assert!(nodes.is_over("a", &ONE.to_string()).await.unwrap());
-        let restored = nodes.register("a", ONE, 1).await;
-        assert!(matches!(restored, Err(NodeError::Restored { .. })));
-        nodes.register("a", TWO, 1).await.unwrap();
-        let replaced = nodes.register("a", ONE, 2).await;
+        let (one, two) = (ONE.to_string(), TWO.to_string());
+        let generation = start(&nodes, ONE, 0).await.unwrap();
+        for (node, wal) in [("a", TWO), ("b", ONE)] {
+            let unknown = nodes.drained(node, wal, generation).await;
+            assert!(matches!(unknown, Err(NodeError::Unknown)));
+        }
+        assert!(!nodes.is_over("a", &one).await.unwrap());
+        nodes.drained("a", ONE, generation).await.unwrap();
+        assert!(nodes.is_over("a", &one).await.unwrap());
+        assert!(!nodes.is_current("a", &one, generation).await.unwrap());
+        assert_restored(nodes.claim("a", ONE, 0).await);
+        start(&nodes, TWO, 0).await.unwrap();
+        let replaced = nodes.claim("a", ONE, generation).await;
         assert!(matches!(replaced, Err(NodeError::Replaced { missed: TWO })));
+        assert!(!nodes.is_over("a", &two).await.unwrap());
     }
 
     #[tokio::test]
@@ -357,7 +475,7 @@ mod tests {
         let permit = world.admin("_system").await;
         let unknown = nodes.abandon(&permit, "a", "it burnt").await;
         assert!(matches!(unknown, Err(NodeError::Unknown)));
-        nodes.register("a", ONE, 1).await.unwrap();
+        let generation = start(&nodes, ONE, 0).await.unwrap();
         for reason in ["", " \n", &"x".repeat(REASON_BYTES_MAX + 1)] {
             let refused = nodes.abandon(&permit, "a", reason).await;
             assert!(matches!(refused, Err(NodeError::Refused(_))), "{reason:?}");
@@ -366,31 +484,44 @@ mod tests {
         let refused = nodes.abandon(&other, "a", "it burnt").await;
         assert!(matches!(refused, Err(NodeError::Refused(_))));
         nodes.abandon(&permit, "a", "it burnt").await.unwrap();
-        for node in ["a", "b"] {
-            let back = nodes.register(node, ONE, 2).await;
-            assert!(matches!(back, Err(NodeError::Abandoned)), "{back:?}");
-        }
-        nodes.register("a", TWO, 1).await.unwrap();
-        nodes.drained("a", TWO).await.unwrap();
+        let back = nodes.claim("a", ONE, generation).await;
+        assert!(matches!(back, Err(NodeError::Abandoned)), "{back:?}");
+        let generation = start(&nodes, TWO, 0).await.unwrap();
+        nodes.drained("a", TWO, generation).await.unwrap();
         for wal in [ONE, TWO] {
             assert!(nodes.is_over("a", &wal.to_string()).await.unwrap());
         }
-        let back = nodes.register("a", ONE, 3).await;
+        let back = nodes.claim("a", ONE, generation).await;
         assert!(matches!(back, Err(NodeError::Abandoned)));
     }
 
     #[tokio::test]
     async fn of_many_copies_that_start_at_once_one_serves() {
         let world = World::new().await;
+        let first = start(&nodes(&world).await, ONE, 0).await.unwrap();
         let starts = (0..16).map(|_| async {
             let nodes = nodes(&world).await;
-            nodes.register("a", ONE, 1).await
+            start(&nodes, ONE, first).await
         });
         let started = futures::future::join_all(starts).await;
-        assert_eq!(started.iter().filter(|start| start.is_ok()).count(), 1);
-        let refused = started.into_iter().filter_map(Result::err);
-        for error in refused {
-            assert!(matches!(error, NodeError::Restored { .. }), "{error:?}");
+        let served: Vec<u64> = started.iter().flatten().copied().collect();
+        assert!(served.len() <= 1, "{started:?}");
+        for error in started.into_iter().filter_map(Result::err) {
+            assert!(
+                matches!(error, NodeError::Restored { .. } | NodeError::Changed),
+                "{error:?}"
+            );
+        }
+        // Whichever it is, no folder that was refused gets in later.
+        let nodes = nodes(&world).await;
+        let (_, registered) = nodes.latest("a").await.unwrap().unwrap();
+        for generation in 0..40 {
+            let known = generation == registered.generation
+                || registered.state == NodeState::Opening && generation == first;
+            assert_eq!(
+                registered.admit(&ONE.to_string(), generation).is_ok(),
+                known
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What this node has on a disk of its own: the write-ahead log, and the index of idempotency keys beside it.
 //!
 //! ```text
-//! open log --> register node --> index, leases --> lanes of whoever has rows in the log
-//!                                        drain --> drained --> close
+//! take folder --> claim generation --> open log, index --> confirm --> lanes of whoever has rows in the log
+//!                                                          drain --> drained --> close
 //! ```
 //! The log is durable state: without it, what was acknowledged and is in no table yet is lost. So a folder that is not
 //! the one this node left is refused before anything is served.
@@ -63,17 +63,21 @@ impl Volume {
             segment_bytes_max: config.segment_bytes_max,
             bytes_max: config.bytes_max,
         };
+        let (path, node) = (settings.folder.clone(), config.node.clone());
         let random = Arc::clone(random);
+        let taking = tokio::task::spawn_blocking(move || {
+            Wal::take(settings, &node, Arc::new(SystemDisk), random)
+        });
+        let folder = taking.await??;
+        let claim = nodes.claim(&config.node, folder.id(), folder.generation());
+        let claim = claim.await?;
+        let generation = claim.generation();
         let opening = tokio::task::spawn_blocking(move || {
-            let folder = settings.folder.clone();
-            let (wal, recovery) = Wal::open(settings, Arc::new(SystemDisk), random)?;
-            // After the log: whoever has its lock has the folder.
-            Ok::<_, Error>((wal, recovery, Dedup::open(&folder, CACHE_BYTES)?))
+            let (wal, recovery) = folder.open(generation)?;
+            Ok::<_, Error>((wal, recovery, Dedup::open(&path, CACHE_BYTES)?))
         });
         let (wal, recovery, index) = opening.await??;
-        nodes
-            .register(&config.node, recovery.id, recovery.generation)
-            .await?;
+        nodes.confirm(&config.node, claim).await?;
         if recovery.torn_bytes > 0 {
             let bytes = recovery.torn_bytes;
             tracing::warn!(
@@ -85,6 +89,7 @@ impl Volume {
             holder: Holder {
                 node: config.node.clone(),
                 wal: wal.id(),
+                generation,
             },
             leases: Arc::new(Leases::new(silos, Arc::clone(&nodes))),
             wal,
@@ -113,8 +118,12 @@ impl Volume {
     /// Closes the log. `left`: how many tables lack something that only the log has.
     pub(crate) async fn close(&self, left: usize) {
         if left == 0 {
-            let drained = self.nodes.drained(&self.holder.node, self.holder.wal).await;
-            if let Err(error) = drained {
+            let Holder {
+                node,
+                wal,
+                generation,
+            } = &self.holder;
+            if let Err(error) = self.nodes.drained(node, *wal, *generation).await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "it was not noted that the write-ahead log is empty"

@@ -10,6 +10,7 @@ use arrow::datatypes::Int64Type;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use engine::seal::{Hash, verify_path};
+use engine::wal;
 use flight_server::service;
 use flight_server::volume;
 use futures::future::join_all;
@@ -242,15 +243,34 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-async fn refused(folder: &Path) {
-    let started = World::serve(folder.to_owned(), LOGGED).await;
-    let error = started.expect_err("the folder was taken");
-    let named = matches!(error, service::Error::Volume(volume::Error::Node(_)));
-    assert!(named, "{error:?}");
+/// Names and contents of a log's files.
+fn contents(log: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = std::fs::read_dir(log).expect("a folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let mut files: Vec<_> = paths
+        .filter(|path| path.is_file())
+        .map(|path| (path.clone(), std::fs::read(&path).expect("a file")))
+        .collect();
+    files.sort();
+    files
+}
+
+/// A supervisor starts a server again and again; it stays refused, and its log as it is.
+async fn refused(folder: &Path, log: &Path) {
+    let before = log.exists().then(|| contents(log));
+    for _ in 0..4 {
+        let started = World::serve(folder.to_owned(), LOGGED).await;
+        let error = started.map(drop).expect_err("the folder was taken");
+        let named = matches!(error, service::Error::Volume(volume::Error::Node(_)));
+        assert!(named, "{error:?}");
+        if let Some(before) = &before {
+            assert!(*before == contents(log), "a refused start wrote");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_was_replaced_or_restored_is_not_taken_up() {
+async fn a_log_that_was_replaced_or_restored_is_never_taken_up() {
     let world = World::start_as(HELD).await;
     world.tenant("acme", "eu").await;
     accepted(&world, "acme", "one").await;
@@ -262,14 +282,80 @@ async fn a_log_that_was_replaced_or_restored_is_not_taken_up() {
     let folder = world.crash().await;
     let newest = folder.path().join("newest");
     std::fs::rename(&log, &newest).expect("moved");
-    refused(folder.path()).await;
+    refused(folder.path(), &log).await;
     std::fs::remove_dir_all(&log).expect("removed");
     std::fs::rename(&kept, &log).expect("moved");
-    refused(folder.path()).await;
+    refused(folder.path(), &log).await;
     std::fs::remove_dir_all(&log).expect("removed");
     std::fs::rename(&newest, &log).expect("moved");
     let world = World::restart(folder, LOGGED).await;
     assert_eq!(seen(&world, "acme", 2).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_drained_log_is_taken_up_under_no_name() {
+    let world = World::start_as(LOGGED).await;
+    world.tenant("acme", "eu").await;
+    accepted(&world, "acme", "one").await;
+    let (log, kept) = (
+        world.folder().join("wal-one"),
+        world.folder().join("wal-two"),
+    );
+    copy(&log, &kept);
+    let world = World::restart(world.crash().await, LOGGED).await;
+    accepted(&world, "acme", "two").await;
+    assert_eq!(world.service.drain(WAIT_MAX).await, 0);
+    let folder = world.crash().await;
+    let before = contents(&kept);
+    let two = Setup {
+        node: "two",
+        ..LOGGED
+    };
+    for _ in 0..2 {
+        let started = World::serve(folder.path().to_owned(), two).await;
+        let error = started.map(drop).expect_err("the copy was taken");
+        let elsewhere = matches!(
+            &error,
+            service::Error::Volume(volume::Error::Log(wal::Error::Elsewhere { node })) if node == "one"
+        );
+        assert!(elsewhere, "{error:?}");
+        assert!(before == contents(&kept), "a refused start wrote");
+    }
+    std::fs::rename(&log, folder.path().join("newest")).expect("moved");
+    std::fs::rename(&kept, &log).expect("moved");
+    refused(folder.path(), &log).await;
+    // Another folder may follow one that was drained.
+    std::fs::remove_dir_all(&log).expect("removed");
+    let world = World::restart(folder, LOGGED).await;
+    accepted(&world, "acme", "three").await;
+    assert_eq!(seen(&world, "acme", 3).await.len(), 3);
+}
+
+/// The worst that an operator can do: what still runs finds out with its next commit, and nothing is there twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_is_started_beside_the_running_original_fences_it_off() {
+    let original = World::start_as(LOGGED).await;
+    original.tenant("acme", "eu").await;
+    let mut receipts = vec![accepted(&original, "acme", "one").await];
+    seen(&original, "acme", 1).await;
+    let log = |name: &str| original.folder().join(format!("wal-{name}"));
+    copy(&log("one"), &log("one+copy"));
+    let second = original.twin("one+copy").await;
+    receipts.push(accepted(&second, "acme", "two").await);
+    let end = Instant::now() + WAIT_MAX;
+    for n in 0.. {
+        let (status, answer) = send(&original, "acme", &format!("late-{n}")).await;
+        if status == 503 {
+            break;
+        }
+        assert_eq!(status, 200, "{answer}");
+        assert!(Instant::now() < end, "the original goes on taking records");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    receipts.push(accepted(&second, "acme", "three").await);
+    // What the two say of themselves they say as one node; a third is asked.
+    let reader = original.twin("two").await;
+    assert_eq!(seen(&reader, "acme", 3).await, promised(&receipts));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -392,7 +392,8 @@ fn settings(path: &Path, setup: Setup) -> Config {
         at("control"),
         at("keys"),
         at(&format!("wal-{}", setup.node)),
-        setup.node,
+        // Behind a plus sign: which of several copies of the node's folder.
+        setup.node.split('+').next().unwrap_or_default(),
         setup.wal,
     );
     let queries = format!("[queries]\nspill_folder = {:?}\n", at("spill"));

@@ -10,7 +10,7 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, oneshot};
 use zeroize::Zeroizing;
 
-use super::testing::World;
+use super::testing::{World, next};
 use super::writer::{Job, Writer};
 use super::*;
 use crate::disk::simulated::{Chance, Faults, Machine};
@@ -120,7 +120,7 @@ impl<'a> Round<'a> {
         let random = Arc::new(catalog::clock::SeededRandom::new(
             self.chance.below(u64::MAX),
         ));
-        let opened = match recovery::open(settings.clone(), self.machine.disk(), random) {
+        let opened = match next(settings.clone(), self.machine.disk(), random) {
             Ok(opened) => opened,
             Err(Error::Io { .. }) => {
                 self.machine.lose_power();

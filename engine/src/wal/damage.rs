@@ -8,7 +8,7 @@ use catalog::clock::SystemRandom;
 use tokio::sync::{Semaphore, oneshot};
 use zeroize::Zeroizing;
 
-use super::testing::World;
+use super::testing::{World, next};
 use super::writer::{Job, Writer};
 use super::*;
 use crate::disk::simulated::{Faults, Machine};
@@ -22,7 +22,7 @@ fn settings() -> Settings {
 }
 
 fn open(machine: &Machine) -> Result<Writer, Error> {
-    recovery::open(settings(), machine.disk(), Arc::new(SystemRandom)).map(|opened| opened.writer)
+    next(settings(), machine.disk(), Arc::new(SystemRandom)).map(|opened| opened.writer)
 }
 
 fn segment_of(first: u64) -> PathBuf {
@@ -342,7 +342,7 @@ async fn the_log_takes_no_more_than_its_own_limit() {
     let machine = Machine::new(1);
     let mut settings = settings();
     (settings.segment_bytes_max, settings.bytes_max) = (8192, 32_768);
-    let opened = recovery::open(settings, machine.disk(), Arc::new(SystemRandom));
+    let opened = next(settings, machine.disk(), Arc::new(SystemRandom));
     let mut writer = opened.unwrap().writer;
     let large = "x".repeat(3000);
     let taken = (0..20)

@@ -19,6 +19,14 @@ pub enum Error {
     /// Another process has the folder open.
     #[error("another process uses the log's folder")]
     Locked,
+    /// The folder is another node's, or a copy of it. Only under its own name can it be told whether it is the newest.
+    #[error(
+        "the log's folder belongs to the node {node:?}: use that name, or a folder of its own for this node"
+    )]
+    Elsewhere {
+        /// The node that made it.
+        node: String,
+    },
     /// A file in the folder is not one of this log: its identity is missing, of another log, or of a later version.
     #[error("the log's folder holds what does not belong together: {what}")]
     Foreign {

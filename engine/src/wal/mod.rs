@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! append --> queue --> writer thread: seal, one write, one fdatasync --> answers        (writer, sealed, frame, segment)
-//! open   --> identity --> scan every segment --> index of unreleased frames             (identity, scan, index)
+//! take   --> lock --> identity, which is compared with what is known of this node       (recovery, identity)
+//! open   --> raise identity --> scan every segment --> index of unreleased frames       (recovery, scan, index)
 //! recover--> read and open a source's frames                                            (this file)
 //! release--> segments without unreleased frames are removed; stragglers are carried forward   (writer)
 //! ```
@@ -58,6 +59,7 @@ use zeroize::Zeroizing;
 
 pub use error::{AppendError, Error};
 pub use inspect::Inspection;
+pub use recovery::Folder;
 pub use repair::SetAside;
 pub use source::Source;
 
@@ -91,7 +93,7 @@ pub struct Settings {
 pub struct Recovery {
     /// Which log this is; made with the folder.
     pub id: Uuid,
-    /// How often it was opened, this time included.
+    /// The generation that it was opened as.
     pub generation: u64,
     /// Sources with frames that are not known to be in their tables.
     pub sources: Vec<Unreleased>,
@@ -149,16 +151,14 @@ pub struct Wal {
 }
 
 impl Wal {
-    /// Opens the log, or makes one where there is none. Blocks: it reads every segment and makes a fresh one.
-    pub fn open(
+    /// Takes the folder for the node of this name, or prepares one where there is none.
+    pub fn take(
         settings: Settings,
+        node: &str,
         disk: Arc<dyn Disk>,
         random: Arc<dyn Random>,
-    ) -> Result<(Arc<Self>, Recovery), Error> {
-        let opened = recovery::open(settings, disk, random)?;
-        let wal = Self::serve(opened.writer, opened.generation)?;
-        let recovery = wal.recovery(opened.torn_bytes);
-        Ok((Arc::new(wal), recovery))
+    ) -> Result<Folder, Error> {
+        recovery::take(settings, node, disk, random)
     }
 
     /// Looks at a log that nobody has open, without opening it.
@@ -215,7 +215,7 @@ impl Wal {
         self.shared.id
     }
 
-    /// How often the log was opened, this time included.
+    /// The generation that the log was opened as.
     pub fn generation(&self) -> u64 {
         self.generation
     }

@@ -16,6 +16,7 @@ use catalog::keys::{
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
+use super::recovery::Opened;
 use super::{Recovery, Settings, Source, Wal};
 use crate::disk::{Disk, SystemDisk};
 
@@ -186,10 +187,25 @@ impl World {
     }
 }
 
+/// The node of all these logs.
+pub(super) const NODE: &str = "node-1";
+
+/// The log at its next start.
+pub(super) fn next(
+    settings: Settings,
+    disk: Arc<dyn Disk>,
+    random: Arc<dyn Random>,
+) -> Result<Opened, super::Error> {
+    let folder = Wal::take(settings, NODE, disk, random)?;
+    let generation = folder.generation() + 1;
+    folder.writer(generation)
+}
+
 pub(super) fn open_on(
     disk: Arc<dyn Disk>,
     settings: Settings,
 ) -> Result<(Arc<Wal>, Recovery), super::Error> {
-    let random: Arc<dyn Random> = Arc::new(SystemRandom);
-    Wal::open(settings, disk, random)
+    let folder = Wal::take(settings, NODE, disk, Arc::new(SystemRandom))?;
+    let generation = folder.generation() + 1;
+    folder.open(generation)
 }
