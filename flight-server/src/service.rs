@@ -449,7 +449,9 @@ impl Engine {
         let lease = volume.map(|volume| (Arc::clone(&volume.leases), volume.holder.clone()));
         let keys = Arc::clone(&control.keys);
         let schemas = Arc::clone(&control.schemas);
-        let ingest = Arc::new(Ingest::new(&sequencer, keys, schemas, lease, index));
+        let witness = Arc::clone(&evidence) as _;
+        let ingest = Ingest::new(&sequencer, keys, schemas, lease, index, witness);
+        let ingest = Arc::new(ingest);
         if let Some(volume) = volume {
             evidence.recover(volume.unreleased(TableKind::Evidence));
             ingest.recover_records(volume.unreleased(TableKind::Records));

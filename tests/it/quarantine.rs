@@ -106,6 +106,12 @@ async fn a_discarded_record_stays_out() {
     let (status, conflict) = world.post("eu", &token, RECORDS, other).await;
     assert_eq!(status, 409, "{conflict}");
     let entry = entry(&conflict);
+    let sql = "SELECT decision, problem FROM audit.evidence \
+               WHERE operation = 'Write' AND decision <> 'Allow'";
+    let rows = world.query("acme", "eu", "Audit.Admin", sql).await;
+    let rows = text(&rows.expect("rows"));
+    assert_eq!(rows.matches("Quarantine").count(), 1, "{rows}");
+    assert_eq!(rows.matches("idempotency-mismatch").count(), 1, "{rows}");
     for _ in 0..2 {
         let act = format!("{entry}:discard");
         let (status, answer) = decide(&world, "acme", "Security.Admin", &act).await;

@@ -26,15 +26,18 @@ mod round;
 mod rules;
 mod schema;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catalog::guard::{Decision, Permit, Write};
+use catalog::evidence::{Evidence, EvidenceEntry, Verdict};
+use catalog::guard::{Decision, Denial, Permit, Write};
 use catalog::ids::{PolicyVersion, RecordId, TenantId};
 use catalog::keys::KeyRing;
 use catalog::lease::{Holder, Leases};
 use catalog::schema::Schemas;
+use futures::future::try_join_all;
 use tokio::time::Instant;
 
 use crate::record::StoredRecord;
@@ -78,6 +81,7 @@ pub struct Ingest {
     room: Room,
     records: Lanes<Records>,
     quarantine: Lanes<Quarantine>,
+    evidence: Arc<dyn Evidence>,
 }
 
 impl fmt::Debug for Ingest {
@@ -95,6 +99,7 @@ impl Ingest {
         schemas: Arc<Schemas>,
         lease: Option<(Arc<Leases>, Holder)>,
         index: Dedup,
+        evidence: Arc<dyn Evidence>,
     ) -> Self {
         let clock = Arc::clone(sequencer.clock());
         Self {
@@ -110,6 +115,7 @@ impl Ingest {
                 Records::new(index.clone(), Arc::clone(&clock), lease.clone())
             }),
             quarantine: Lanes::new(Arc::clone(sequencer), |_| Quarantine),
+            evidence,
         }
     }
 
@@ -168,7 +174,9 @@ impl Ingest {
         let dispositions = in_time(self.store(&decision.tenant, portions)).await??;
         request.settle(&self.intake.ids, decision, dispositions, mode);
         let aside = std::mem::take(&mut request.aside);
+        let reasons = std::mem::take(&mut request.reasons);
         in_time(self.keep_aside(&decision.tenant, aside)).await??;
+        in_time(self.witness(decision, reasons)).await??;
         permit.evidence_durable().await.map_err(Error::Denied)?;
         Ok(request.into_outcomes())
     }
@@ -227,6 +235,7 @@ impl Ingest {
         Ok(dispositions)
     }
 
+    /// Returns once the rows are durable, and the evidence that says why they are there.
     async fn keep_aside(&self, tenant: &TenantId, rows: Vec<QuarantineRow>) -> Result<(), Error> {
         if rows.is_empty() {
             return Ok(());
@@ -234,6 +243,23 @@ impl Ingest {
         let answer = self.quarantine.submit(tenant, rows).map_err(lane_error)?;
         let answer = answer.await.map_err(|_| Error::Unavailable)?;
         answer.map_err(lane_error)
+    }
+
+    /// Returns once there is durable evidence of why records were kept aside.
+    async fn witness(
+        &self,
+        decision: &Decision,
+        reasons: BTreeSet<QuarantineReason>,
+    ) -> Result<(), Error> {
+        let entries = reasons.into_iter().map(|reason| EvidenceEntry {
+            decision: Verdict::Quarantine,
+            slug: Some(reason.slug()),
+            ts: self.intake.clock.now(),
+            ..decision.entry(decision.operation.as_str())
+        });
+        let durable = try_join_all(entries.map(|entry| self.evidence.record(entry))).await;
+        durable.map_err(|_| Error::Denied(Denial::EvidenceUnavailable))?;
+        Ok(())
     }
 }
 

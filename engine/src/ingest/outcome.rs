@@ -95,7 +95,7 @@ impl PartialEq for Promise {
 impl Eq for Promise {}
 
 /// Why a record was kept aside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum QuarantineReason {
     /// The body names another tenant than the caller's.
     TenantMismatch,

@@ -1,5 +1,7 @@
 //! The records of one request on their way: which wait for the lane, which are settled, which are kept aside.
 
+use std::collections::BTreeSet;
+
 use catalog::guard::Decision;
 use catalog::ids::RecordIds;
 use catalog::schema::SchemaVersion;
@@ -29,6 +31,8 @@ pub(super) struct Request {
     foreign: Vec<(usize, StoredRecord)>,
     /// What is to be kept aside.
     pub(super) aside: Vec<QuarantineRow>,
+    /// Why.
+    pub(super) reasons: BTreeSet<QuarantineReason>,
 }
 
 struct Sent {
@@ -140,6 +144,7 @@ impl Request {
         reason: QuarantineReason,
     ) -> String {
         let record_id = ids.next(&decision.tenant);
+        self.reasons.insert(reason);
         self.aside.push(QuarantineRow {
             tenant_id: decision.tenant.clone(),
             record_id,
