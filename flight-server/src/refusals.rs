@@ -1,5 +1,6 @@
 //! What is refused beside the guard, and leaves evidence all the same: statements, and requests beyond the limits.
 
+use catalog::context::TenantContext;
 use catalog::guard::{Permit, Read};
 use engine::query;
 
@@ -8,8 +9,18 @@ use crate::problem::Problem;
 use crate::service::Service;
 
 impl Service {
-    /// The problem of a statement that was not planned; if it is the statement's, it is recorded.
-    pub fn refused(&self, permit: &Permit<Read>, sql: &str, error: query::Error) -> Problem {
+    /// The problem of a statement that was not planned; if it is the statement's, it is recorded. One query too many is
+    /// recorded with others of its kind.
+    pub fn refused(
+        &self,
+        caller: &TenantContext,
+        permit: &Permit<Read>,
+        sql: &str,
+        error: query::Error,
+    ) -> Problem {
+        if matches!(error, query::Error::TooManyQueries) {
+            self.rates.found_no_slot(caller);
+        }
         let is_the_statements = error.is_the_statements();
         let problem = Problem::from(error);
         if is_the_statements {

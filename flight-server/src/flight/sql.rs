@@ -186,7 +186,7 @@ impl TrailhouseFlight {
                 let error = query::Error::StatementNotAllowed { detail };
                 let statement = Statement::new(sql.as_deref().unwrap_or_default());
                 match self.permit_to_plan(caller, Some(&statement)).await {
-                    Ok(permit) => self.refused(&permit, &statement.sql, error),
+                    Ok(permit) => self.refused(caller, &permit, &statement.sql, error),
                     Err(refusal) => refusal,
                 }
             }

@@ -101,7 +101,7 @@ impl TrailhouseFlight {
         let sql = &statement.sql;
         match self.service.queries.describe(&permit, sql).await {
             Ok(described) => Ok(described),
-            Err(error) => Err(self.refused(&permit, sql, error)),
+            Err(error) => Err(self.refused(caller, &permit, sql, error)),
         }
     }
 
@@ -112,7 +112,7 @@ impl TrailhouseFlight {
         statement: &Statement,
     ) -> Result<VerifiedPlan, Refusal> {
         let permit = self.permit_to_plan(caller, Some(statement)).await?;
-        self.plan(&permit, statement).await
+        self.plan(caller, &permit, statement).await
     }
 
     /// Runs a statement: the rows, and in the trailers of the stream the receipt. Its evidence is recorded when it has
@@ -123,7 +123,7 @@ impl TrailhouseFlight {
         statement: &Statement,
     ) -> Result<FlightDataStream, Refusal> {
         let permit = self.permit_to_plan(caller, Some(statement)).await?;
-        let plan = self.plan(&permit, statement).await?;
+        let plan = self.plan(caller, &permit, statement).await?;
         let schema = advertised(&plan.schema());
         let text = Some(query::strip_literals(&statement.sql));
         let gate = &self.service.gate;
@@ -139,6 +139,7 @@ impl TrailhouseFlight {
 
     async fn plan(
         &self,
+        caller: &Caller,
         permit: &Permit<Read>,
         statement: &Statement,
     ) -> Result<VerifiedPlan, Refusal> {
@@ -146,13 +147,20 @@ impl TrailhouseFlight {
         let parameters = statement.row(0)?;
         match self.service.queries.plan(permit, sql, parameters).await {
             Ok(plan) => Ok(plan),
-            Err(error) => Err(self.refused(permit, sql, error)),
+            Err(error) => Err(self.refused(caller, permit, sql, error)),
         }
     }
 
     /// A refusal that only planning could find is evidence as well.
-    pub(super) fn refused(&self, permit: &Permit<Read>, sql: &str, error: query::Error) -> Refusal {
-        self.service.refused(permit, sql, error).into()
+    pub(super) fn refused(
+        &self,
+        caller: &Caller,
+        permit: &Permit<Read>,
+        sql: &str,
+        error: query::Error,
+    ) -> Refusal {
+        let problem = self.service.refused(&caller.context, permit, sql, error);
+        problem.into()
     }
 }
 

@@ -48,7 +48,7 @@ async fn planned(
     let permit = permit.await?;
     let plan = match service.queries.plan(&permit, &sql, None).await {
         Ok(plan) => plan,
-        Err(error) => return Err(service.refused(&permit, &sql, error)),
+        Err(error) => return Err(service.refused(&caller.context, &permit, &sql, error)),
     };
     let decision = permit.decision();
     let mut told = told(&plan);

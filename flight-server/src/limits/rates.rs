@@ -117,6 +117,8 @@ pub enum What {
     Bytes,
     /// Writes at the same time.
     AtOnce,
+    /// Queries at the same time.
+    QueriesAtOnce,
 }
 
 impl What {
@@ -127,6 +129,7 @@ impl What {
             Self::Requests => "requests",
             Self::Bytes => "bytes",
             Self::AtOnce => "writes at once",
+            Self::QueriesAtOnce => "queries at once",
         }
     }
 }
@@ -224,6 +227,13 @@ impl Rates {
             paused_ns: AtomicU64::new(0),
             _turn: turn,
         })
+    }
+
+    /// Counts a query of this caller that was let go on and then found no slot among its tenant's: it is evidence with
+    /// those that were refused before.
+    pub fn found_no_slot(&self, context: &TenantContext) {
+        let account = self.account(context.tenant(), Class::Query);
+        account.refuse(context, What::QueriesAtOnce, TURN_WAIT);
     }
 
     /// The refusals whose window is over, or all of them; each is given out once.

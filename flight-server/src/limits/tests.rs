@@ -163,6 +163,11 @@ async fn refusals_are_told_once_for_a_window() {
     );
     assert_eq!(told[0].since, Timestamp::from_micros(1));
     assert_eq!(rates.refusals(true), []);
+    rates.found_no_slot(&acme);
+    rates.found_no_slot(&acme);
+    let told = rates.refusals(true);
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].count, told[0].operation), (2, OperationKind::Read));
 }
 
 #[tokio::test]
