@@ -1,9 +1,11 @@
 //! Regular expressions: constants, and small ones.
 //!
 //! A pattern is compiled for as many states as its repetitions come to, up to some megabytes each. A column of patterns
-//! would be compiled row by row and kept for a batch, so a pattern has to be the same for all rows; and all patterns of a
-//! statement together have a bound.
+//! would be compiled row by row and kept for a batch, so a pattern has to be the same for all rows, as have its flags, which
+//! are put in front of it and may hold a pattern themselves; and all patterns of a statement together have a bound.
 
+use arrow::array::StringArray;
+use arrow::compute::regexp_is_match_scalar;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
@@ -31,19 +33,22 @@ pub(super) fn check_all(plan: &LogicalPlan) -> Result<(), Error> {
 fn check(plan: &LogicalPlan, all: bool) -> Result<(), Error> {
     let (mut states, mut patterns) = (0_usize, 0_usize);
     let mut check_part = |part: &Expr| -> Result<TreeNodeRecursion> {
-        let Some(pattern) = pattern_of(part) else {
+        let Some(matching) = matching(part) else {
             return Ok(TreeNodeRecursion::Continue);
         };
-        match spelled(pattern) {
-            Some(text) => {
+        match matching.spelled() {
+            Some((text, flags)) => {
+                if !flags.chars().all(|flag| flag.is_ascii_alphabetic()) {
+                    return Err(Error::invalid("flags of a regular expression are letters").into());
+                }
                 patterns += 1;
                 states = states.saturating_add(states_of(text));
-                if patterns > PATTERNS_MAX || states > STATES_MAX {
+                if patterns > PATTERNS_MAX || states > STATES_MAX || too_large(text, &flags) {
                     return Err(Error::limit("its regular expressions are too large").into());
                 }
             }
             None if all => {
-                let why = "a regular expression that is not the same for every row";
+                let why = "a regular expression, or its flags, not the same for every row";
                 return Err(Error::not_allowed(why).into());
             }
             None => {}
@@ -55,23 +60,73 @@ fn check(plan: &LogicalPlan, all: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// The pattern of an expression that matches one.
-fn pattern_of(part: &Expr) -> Option<&Expr> {
-    match part {
-        Expr::ScalarFunction(call) if call.func.name().starts_with("regexp_") => call.args.get(1),
-        Expr::BinaryExpr(binary) => {
-            let matches = matches!(
-                binary.op,
-                Operator::RegexMatch
-                    | Operator::RegexIMatch
-                    | Operator::RegexNotMatch
-                    | Operator::RegexNotIMatch
-            );
-            matches.then_some(binary.right.as_ref())
+/// What an expression matches something with.
+struct Matching<'a> {
+    pattern: &'a Expr,
+    flags: Option<&'a Expr>,
+    ignores_case: bool,
+}
+
+impl Matching<'_> {
+    /// The pattern and its flags, if both are spelled out.
+    fn spelled(&self) -> Option<(&str, String)> {
+        let mut flags = self.flags.map_or(Some(""), spelled)?.to_owned();
+        if self.ignores_case {
+            flags.push('i');
         }
-        Expr::SimilarTo(similar) => Some(&similar.pattern),
+        Some((spelled(self.pattern)?, flags))
+    }
+}
+
+fn matching(part: &Expr) -> Option<Matching<'_>> {
+    match part {
+        Expr::ScalarFunction(call) => {
+            let flags = match call.func.name() {
+                "regexp_like" | "regexp_match" => 2,
+                "regexp_count" | "regexp_replace" => 3,
+                "regexp_instr" => 4,
+                _ => return None,
+            };
+            Some(Matching {
+                pattern: call.args.get(1)?,
+                flags: call.args.get(flags),
+                ignores_case: false,
+            })
+        }
+        Expr::BinaryExpr(binary) => {
+            let ignores_case = match binary.op {
+                Operator::RegexMatch | Operator::RegexNotMatch => false,
+                Operator::RegexIMatch | Operator::RegexNotIMatch => true,
+                _ => return None,
+            };
+            Some(Matching {
+                pattern: &binary.right,
+                flags: None,
+                ignores_case,
+            })
+        }
+        Expr::SimilarTo(similar) => Some(Matching {
+            pattern: &similar.pattern,
+            flags: None,
+            ignores_case: similar.case_insensitive,
+        }),
         _ => None,
     }
+}
+
+/// Whether the library does not take the pattern for its size. What else it finds is for whoever runs it to say.
+fn too_large(pattern: &str, flags: &str) -> bool {
+    // "All matches" is a flag of the function, and none of the pattern.
+    let flags = flags.replace('g', "");
+    let flags = (!flags.is_empty()).then_some(flags.as_str());
+    let nothing = StringArray::new_null(0);
+    let compiled = regexp_is_match_scalar(&nothing, pattern, flags);
+    compiled.is_err_and(|error| {
+        matches!(
+            sanitize::running(&error.into()),
+            Error::LimitExceeded { .. }
+        )
+    })
 }
 
 /// The text of a literal; that of null is empty.

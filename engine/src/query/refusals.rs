@@ -186,6 +186,7 @@ async fn regular_expressions_are_small_constants() {
     for sql in [
         "SELECT regexp_like(action, concat('Log', 'in')), action ~ 'L.*' FROM records",
         "SELECT action FROM records WHERE regexp_count(action, '[a-z]{1,5}') > 1",
+        "SELECT regexp_replace(action, 'l', 'x', 'gi'), regexp_like(action, 'l', NULL) FROM records",
         "SELECT action SIMILAR TO 'L%', regexp_replace(action, NULL, 'x') FROM records",
     ] {
         let outcome = caller.rows(sql).await;
@@ -219,6 +220,46 @@ async fn regular_expressions_are_small_constants() {
         let text = format!("{error:?}");
         assert!(text.starts_with(kind), "{sql}: {text}");
     }
+}
+
+#[tokio::test]
+async fn a_regular_expression_is_as_large_as_the_library_finds_it() {
+    let caller = Caller::new(ONE, Role::Reader);
+    // Few states by our count.
+    for large in [
+        r"count(*) FROM records WHERE action ~ '\pL{1,900}\w{600}'",
+        r"action !~* '\pL{900}' FROM records",
+        r"'x' ~ concat('\pL{1,900}', '\w{600}')",
+        r"regexp_like(action, '\pL{900}', 'i') FROM records",
+        r"regexp_replace(action, '\pL{900}', 'x', 'g') FROM records",
+        r"regexp_match(action, '\pL{900}') FROM records",
+        r"regexp_count(action, '\pL{900}') FROM records",
+        r"regexp_instr(action, '\pL{900}') FROM records",
+        r"regexp_like(action, concat('\pL{1,900}', '\w{600}')) FROM records",
+    ] {
+        let error = caller.rows(&format!("SELECT {large}")).await.map(|_| ());
+        assert!(
+            matches!(error, Err(Error::LimitExceeded { .. })),
+            "{large}: {error:?}"
+        );
+    }
+    for wrong in [
+        "regexp_like(action, 'x', ':((a{50}){50}){50}') FROM records",
+        "action ~ '(' FROM records",
+        "action SIMILAR TO '(' FROM records",
+    ] {
+        let error = caller.rows(&format!("SELECT {wrong}")).await.map(|_| ());
+        assert!(
+            matches!(error, Err(Error::InvalidQuery { .. })),
+            "{wrong}: {error:?}"
+        );
+    }
+    let flags = "SELECT regexp_like(action, 'x', concat(':', record_id)) FROM records";
+    let error = caller.rows(flags).await.map(|_| ());
+    assert!(
+        matches!(error, Err(Error::StatementNotAllowed { .. })),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]

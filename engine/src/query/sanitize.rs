@@ -53,6 +53,11 @@ pub(super) fn running(error: &DataFusionError) -> Error {
         }
         DataFusionError::Shared(inner) => running(inner),
         DataFusionError::Collection(errors) => errors.first().map_or(Error::Internal, running),
+        DataFusionError::Execution(message) | DataFusionError::Internal(message)
+            if message.contains(NO_PATTERN) =>
+        {
+            pattern(message)
+        }
         // What a function says of its arguments: it may quote them.
         DataFusionError::Execution(_) => Error::invalid("an expression fails on a value"),
         DataFusionError::NotImplemented(_) => {
@@ -169,6 +174,7 @@ fn values(error: &ArrowError) -> Error {
         ArrowError::CastError(_) | ArrowError::ParseError(_) => {
             Error::invalid("a value cannot be converted to the type asked for")
         }
+        ArrowError::ComputeError(message) if message.contains(NO_PATTERN) => pattern(message),
         ArrowError::ComputeError(_) | ArrowError::InvalidArgumentError(_) => {
             Error::invalid("an expression fails on a value")
         }
@@ -203,6 +209,20 @@ fn schema(error: &SchemaError) -> String {
         SchemaError::FieldNotFound { field, .. } => {
             shortened(&format!("there is no column {}", field.name))
         }
+    }
+}
+
+/// How messages about a regular expression begin, whoever compiled it.
+const NO_PATTERN: &str = "Regular expression did not compile";
+/// What they say of one that is too large.
+const PATTERN_TOO_LARGE: &str = "CompiledTooBig";
+
+/// A regular expression that cannot be used. Some operators take that for a fault of the engine's.
+fn pattern(message: &str) -> Error {
+    if message.contains(PATTERN_TOO_LARGE) {
+        Error::limit("its regular expressions are too large")
+    } else {
+        Error::invalid("a regular expression does not compile")
     }
 }
 
