@@ -9,6 +9,8 @@
 //! A **projection** or an **aggregate** of many expressions may copy a column as often: batches are cut for them as well.
 //! What comes out of a join or an unnest is charged until the next batch is asked for.
 //!
+//! A **recursive query** holds little and need not end: its rounds are counted, and those of a query inside it with them.
+//!
 //! Every gauge gives the processor back after [`PACE`], and there is one wherever expressions are evaluated. The engine by
 //! itself goes on for a hundred batches, which may be minutes: so long a query would go on whose client has left.
 //!
@@ -37,6 +39,7 @@ use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec,
 };
 use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
@@ -54,6 +57,8 @@ pub(super) struct GaugeMemory {
     pub(super) batch_bytes_max: usize,
     /// Rows of a batch.
     pub(super) batch_rows: usize,
+    /// Rounds of all recursive queries of a plan together.
+    pub(super) recursion_rounds_max: usize,
 }
 
 impl PhysicalOptimizerRule for GaugeMemory {
@@ -62,7 +67,11 @@ impl PhysicalOptimizerRule for GaugeMemory {
         plan: Arc<dyn ExecutionPlan>,
         _config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        let rounds = Arc::new(AtomicUsize::new(0));
         plan.transform_up(|node| {
+            if let Some(query) = (node.as_ref() as &dyn Any).downcast_ref::<RecursiveQueryExec>() {
+                return self.counted(&node, query, &rounds).map(Transformed::yes);
+            }
             let gauged = self.gauged(&node)?;
             Ok(gauged.map_or_else(|| Transformed::no(node), Transformed::yes))
         })
@@ -79,6 +88,22 @@ impl PhysicalOptimizerRule for GaugeMemory {
 }
 
 impl GaugeMemory {
+    /// The recursive query with its rounds counted.
+    fn counted(
+        &self,
+        node: &Arc<dyn ExecutionPlan>,
+        query: &RecursiveQueryExec,
+        rounds: &Arc<AtomicUsize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let gauge = Gauge::Rounds {
+            so_far: Arc::clone(rounds),
+            rounds_max: self.recursion_rounds_max,
+        };
+        let first = Arc::clone(query.static_term());
+        let again = GaugeExec::above(Arc::clone(query.recursive_term()), gauge);
+        replace_children_if_necessary(Arc::clone(node), vec![first, again])
+    }
+
     /// The node with gauges around it, if it needs any.
     fn gauged(&self, node: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let kind = node.as_ref() as &dyn Any;
@@ -185,6 +210,11 @@ enum Gauge {
     Passing,
     /// Nothing.
     Pace,
+    /// How often the rest of the plan is begun.
+    Rounds {
+        so_far: Arc<AtomicUsize>,
+        rounds_max: usize,
+    },
     /// What a window takes in.
     Arriving(Arc<Held>),
     /// What a window gives out.
@@ -311,6 +341,13 @@ impl ExecutionPlan for GaugeExec {
             | Gauge::Copies { .. }
             | Gauge::Passing
             | Gauge::Pace => None,
+            Gauge::Rounds { so_far, rounds_max } => {
+                if so_far.fetch_add(1, Ordering::Relaxed) >= *rounds_max {
+                    let why = format!("its recursion goes on after {rounds_max} rounds");
+                    return Err(Error::limit(why).into());
+                }
+                None
+            }
         };
         let passing = MemoryConsumer::new("passing").register(context.memory_pool());
         let rows = self.input.execute(partition, context)?;
@@ -384,7 +421,7 @@ impl Gauged {
                 cut_copies(batch, *copies, *batch_bytes_max, &mut self.cut)?;
                 return Ok(self.cut.pop_front());
             }
-            (Gauge::Pace, _) => {}
+            (Gauge::Pace | Gauge::Rounds { .. }, _) => {}
             (Gauge::Passing, _) => self.passing.try_grow(bytes_of(&batch))?,
             (Gauge::Arriving(_) | Gauge::Leaving(_), None) => return Err(Error::Internal.into()),
         }

@@ -21,6 +21,8 @@ pub struct Limits {
     pub plan_nodes_max: usize,
     /// Nodes of the logical plan, and of the physical plan, from the root to a leaf.
     pub plan_depth_max: usize,
+    /// Rounds of all recursive queries of a statement together.
+    pub recursion_rounds_max: usize,
     /// Bytes of memory for sorts, joins, aggregates and their like.
     pub memory_bytes_max: usize,
     /// Rows of one batch while executing.
@@ -42,6 +44,7 @@ impl Default for Limits {
             grouping_members_max: 12,
             plan_nodes_max: 2_000,
             plan_depth_max: 150,
+            recursion_rounds_max: 10_000,
             memory_bytes_max: 512 * 1024 * 1024,
             batch_rows: 4_096,
             target_partitions: 4,

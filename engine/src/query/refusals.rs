@@ -263,6 +263,38 @@ async fn a_regular_expression_is_as_large_as_the_library_finds_it() {
 }
 
 #[tokio::test]
+async fn a_recursion_ends_by_itself_or_after_so_many_rounds() {
+    let mut caller = Caller::new(ONE, Role::Reader);
+    caller.limits.recursion_rounds_max = 100;
+    let upto = |rounds: usize| {
+        format!(
+            "WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t WHERE n < {rounds}) \
+             SELECT count(*) FROM t"
+        )
+    };
+    // A round that adds nothing is the last one.
+    let shown = caller.shows(&upto(100)).await;
+    assert!(shown.contains("| 100"), "{shown}");
+    for sql in [
+        &upto(101),
+        "WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t",
+        "WITH RECURSIVE t AS (SELECT 1 AS n UNION SELECT n + 1 FROM t) SELECT * FROM t",
+        "WITH RECURSIVE t AS (SELECT 0 AS n UNION ALL SELECT n FROM t) SELECT n FROM t WHERE n > 0",
+        "WITH RECURSIVE t AS (SELECT action AS n FROM records UNION ALL SELECT n FROM t) \
+         SELECT n, count(*) FROM t GROUP BY n",
+        "WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t WHERE n < 60), \
+         s AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM s WHERE n < 60) \
+         SELECT count(*) FROM t, s",
+    ] {
+        let error = caller.rows(sql).await.map(|_| ()).expect_err(sql);
+        assert!(
+            matches!(error, Error::LimitExceeded { .. }),
+            "{sql}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_product_of_tables_ends_at_the_deadline() {
     let mut caller = Caller::new(ONE, Role::Reader);
     caller.limits.deadline = std::time::Duration::from_millis(500);

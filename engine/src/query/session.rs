@@ -112,6 +112,7 @@ fn physical_rules(
     let gauge = GaugeMemory {
         batch_bytes_max: limits.memory_bytes_max,
         batch_rows: limits.batch_rows,
+        recursion_rounds_max: limits.recursion_rounds_max,
     };
     look()
         .into_iter()
