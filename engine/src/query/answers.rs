@@ -277,6 +277,35 @@ const COUNTS: &[(&str, i64)] = &[
 ];
 
 #[tokio::test]
+async fn text_becomes_a_moment_in_the_zone_of_the_session() {
+    let caller = Caller::new(ONE, Role::Reader);
+    let text = "concat('2026-01-0', leaf_index + 1, 'T01:02:03')";
+    for (function, unit) in [
+        ("to_timestamp", "ns"),
+        ("to_timestamp_seconds", "s"),
+        ("to_timestamp_millis", "ms"),
+        ("to_timestamp_micros", "µs"),
+        ("to_timestamp_nanos", "ns"),
+    ] {
+        for moment in [
+            format!("{function}({text})"),
+            format!("{function}({text}, '%Y-%m-%dT%H:%M:%S')"),
+            format!("{function}({text} || '+00:00')"),
+            format!("{function}('2026-01-02T01:02:03')"),
+            format!("{function}(TIMESTAMP '2026-01-02T01:02:03')"),
+        ] {
+            let sql = format!(
+                "SELECT {moment} AS t, arrow_typeof({moment}) AS u, {moment} < created_at + INTERVAL '9' DAY AS b \
+                 FROM records WHERE leaf_index = 1 AND {moment} = '2026-01-02T01:02:03Z'"
+            );
+            let shown = caller.shows(&sql).await;
+            let expected = format!("| 2026-01-02T01:02:03Z | Timestamp({unit}, \"UTC\") | true |");
+            assert!(shown.contains(&expected), "{sql}: {shown}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn columns_that_nobody_asks_for_are_not_read() {
     for (sql, read) in [
         ("SELECT count(*) FROM records", &["tenant_id"][..]),

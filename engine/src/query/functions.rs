@@ -16,7 +16,7 @@ use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 
-use super::bounded;
+use super::{bounded, zoned};
 
 /// The functions of every session. Made once.
 pub(crate) static FUNCTIONS: LazyLock<Functions> = LazyLock::new(Functions::listed);
@@ -38,6 +38,7 @@ impl Functions {
             .into_iter()
             .filter(|function| scalar_names.contains(function.name()))
             .map(bounded::bound)
+            .map(zoned::zoned)
             .chain([bounded::text_join()])
             .map(|function| (function.name().to_owned(), function));
         let aggregate = SessionStateDefaults::default_aggregate_functions()

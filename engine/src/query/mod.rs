@@ -77,6 +77,7 @@ mod verify_rows;
 mod viewer;
 mod workers;
 mod yielding;
+mod zoned;
 
 pub use account::{Account, TableAccount};
 pub use answering::{AnswerStream, Further, Part};

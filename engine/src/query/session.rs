@@ -31,6 +31,7 @@ use super::verify_logical::VerifyLogical;
 use super::verify_physical::VerifyPhysical;
 use super::verify_rows::VerifyRows;
 use super::yielding::YieldAboveJoins;
+use super::zoned::ZONE;
 
 /// Bytes that a sort keeps for merging, at most.
 const SORT_MERGE_BYTES_MAX: usize = 10 * 1024 * 1024;
@@ -72,7 +73,7 @@ fn config(tables: &SessionTables, limits: &Limits) -> Result<SessionConfig, Erro
         .with_batch_size(limits.batch_rows)
         .with_extension(Arc::clone(viewer));
     let options = config.options_mut();
-    options.execution.time_zone = Some("UTC".to_owned());
+    options.execution.time_zone = Some(ZONE.to_owned());
     options.execution.collect_statistics = false;
     // What a sort keeps for merging what it spilled: every one of them, before it has sorted anything.
     options.execution.sort_spill_reservation_bytes =
