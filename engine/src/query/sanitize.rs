@@ -29,8 +29,10 @@ pub(super) fn planning(error: &DataFusionError) -> Error {
     match error {
         DataFusionError::SQL(error, _) => parsing(error),
         DataFusionError::SchemaError(error, _) => Error::invalid(schema(error)),
-        DataFusionError::Plan(message) => Error::invalid(plan(message)),
-        DataFusionError::NotImplemented(message) => Error::not_allowed(plan(message)),
+        DataFusionError::Plan(message) => plan(message).map_or_else(puzzled, Error::invalid),
+        DataFusionError::NotImplemented(message) => {
+            plan(message).map_or_else(puzzled, Error::not_allowed)
+        }
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => {
             planning(inner)
         }
@@ -226,14 +228,24 @@ fn pattern(message: &str) -> Error {
     }
 }
 
-/// A message of the planner, without its suggestions: those name what is registered.
-fn plan(message: &str) -> String {
-    let message = ["Did you mean", "Valid fields are", "\n"]
+/// What the planner says when it has no words of its own for a statement that makes no sense to it.
+fn puzzled() -> Error {
+    tracing::warn!("the planner took a statement for a fault of its own");
+    Error::invalid(
+        "an expression cannot be planned: look at the functions and at the types of what they are given",
+    )
+}
+
+/// A message of the planner, without its suggestions: those name what is registered. Nothing where the message is about the
+/// planner, and not about the statement.
+fn plan(message: &str) -> Option<String> {
+    let message = ["Did you mean", "Valid fields are", "Internal error", "\n"]
         .iter()
         .fold(message, |message, cut| {
             message.split(cut).next().unwrap_or_default()
         });
-    shortened(message.trim_end_matches([' ', '.', ':']))
+    let message = message.trim_end_matches([' ', '.', ':']);
+    (!message.is_empty()).then(|| shortened(message))
 }
 
 fn shortened(message: &str) -> String {
@@ -245,4 +257,33 @@ fn shortened(message: &str) -> String {
         }
     });
     printable.take(MESSAGE_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_planner_says_of_itself_is_not_passed_on() {
+        for message in [
+            "Internal error: Function 'f' failed to match any signature.\nThis issue was likely caused by a bug",
+            "Internal error: x",
+            "\nInternal error: x",
+        ] {
+            for error in [
+                DataFusionError::Plan(message.to_owned()),
+                DataFusionError::NotImplemented(message.to_owned()),
+            ] {
+                let told = planning(&error).to_string();
+                assert!(told.contains("cannot be planned"), "{told}");
+                assert!(!told.contains("Internal"), "{told}");
+            }
+        }
+        let message = "Failed to coerce arguments of abs: Internal error: x";
+        let told = planning(&DataFusionError::Plan(message.to_owned())).to_string();
+        assert!(
+            told.ends_with("Failed to coerce arguments of abs"),
+            "{told}"
+        );
+    }
 }
