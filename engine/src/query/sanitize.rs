@@ -29,9 +29,11 @@ pub(super) fn planning(error: &DataFusionError) -> Error {
     match error {
         DataFusionError::SQL(error, _) => parsing(error),
         DataFusionError::SchemaError(error, _) => Error::invalid(schema(error)),
-        DataFusionError::Plan(message) => plan(message).map_or_else(puzzled, Error::invalid),
+        DataFusionError::Plan(message) => {
+            plan(message).map_or_else(|| puzzled(message), Error::invalid)
+        }
         DataFusionError::NotImplemented(message) => {
-            plan(message).map_or_else(puzzled, Error::not_allowed)
+            plan(message).map_or_else(|| puzzled(message), Error::not_allowed)
         }
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => {
             planning(inner)
@@ -229,7 +231,14 @@ fn pattern(message: &str) -> Error {
 }
 
 /// What the planner says when it has no words of its own for a statement that makes no sense to it.
-fn puzzled() -> Error {
+fn puzzled(message: &str) -> Error {
+    // The function is the caller's word.
+    let function = message.split_once("' failed to match any signature");
+    let function = function.and_then(|(before, _)| before.rsplit_once("Function '"));
+    if let Some((_, function)) = function {
+        let why = format!("{function} does not take arguments of these types");
+        return Error::invalid(shortened(&why));
+    }
     tracing::warn!("the planner took a statement for a fault of its own");
     Error::invalid(
         "an expression cannot be planned: look at the functions and at the types of what they are given",
@@ -266,7 +275,7 @@ mod tests {
     #[test]
     fn what_the_planner_says_of_itself_is_not_passed_on() {
         for message in [
-            "Internal error: Function 'f' failed to match any signature.\nThis issue was likely caused by a bug",
+            "Internal error: x.\nThis issue was likely caused by a bug",
             "Internal error: x",
             "\nInternal error: x",
         ] {
@@ -279,6 +288,13 @@ mod tests {
                 assert!(!told.contains("Internal"), "{told}");
             }
         }
+        let message =
+            "Internal error: Function 'f' failed to match any signature, errors: Internal error: x";
+        let told = planning(&DataFusionError::Plan(message.to_owned())).to_string();
+        assert!(
+            told.ends_with("f does not take arguments of these types"),
+            "{told}"
+        );
         let message = "Failed to coerce arguments of abs: Internal error: x";
         let told = planning(&DataFusionError::Plan(message.to_owned())).to_string();
         assert!(
