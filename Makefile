@@ -20,7 +20,7 @@ demo: build $(VENV)/ready ## run the main job for real; KEEP=1 leaves the server
 test: fmt lint rust-test python-test ## everything the gate runs
 
 # Long suites: tests whose path says `nightly`, and those that do more in a build with TRAILHOUSE_NIGHTLY.
-LONG := test(nightly) or test(faults::) or test(wal::crash) or test(ten_writers)
+LONG := test(nightly) or test(faults::) or test(wal::crash) or test(ten_writers) or test(noninterference::)
 KILLS ?= 1000
 
 nightly: build $(VENV)/ready ## the long runs: stores, power and processes that die; prints seeds and counts (KILLS=1000)

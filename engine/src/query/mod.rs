@@ -28,6 +28,8 @@ mod fields;
 mod footprint;
 mod functions;
 mod gauge;
+#[cfg(test)]
+mod generator;
 mod guarded;
 mod guarded_exec;
 #[cfg(test)]
@@ -42,6 +44,8 @@ mod masking;
 mod memory;
 #[cfg(test)]
 mod mutants;
+#[cfg(test)]
+mod noninterference;
 mod patterns;
 mod planning;
 mod queries;

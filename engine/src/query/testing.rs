@@ -146,7 +146,7 @@ impl Caller {
         Self {
             viewer: Arc::new(viewer(role, policy, None)),
             sources: Arc::new(Memory {
-                batch: records(world),
+                streams: halves(&records(world)),
                 layout: Layout::Mixed,
                 read: Arc::clone(&read),
             }),
@@ -173,7 +173,7 @@ impl Caller {
         Self {
             viewer: Arc::new(viewer(role, policy, Some(evolution))),
             sources: Arc::new(Memory {
-                batch,
+                streams: halves(&batch),
                 layout: Layout::Mixed,
                 read: Arc::clone(&caller.read),
             }),
@@ -201,32 +201,28 @@ impl Caller {
     }
 
     /// The same caller over a table that holds the rows of its tenant only, as it promises.
-    pub(super) fn alone(mut self) -> Self {
-        self.sources = Arc::new(Memory {
-            batch: records(World {
-                foreign: 0,
-                secret: "alone",
-            }),
-            layout: Layout::OneTenant,
-            read: Arc::clone(&self.read),
-        });
-        self
+    pub(super) fn alone(self) -> Self {
+        let own = World {
+            foreign: 0,
+            secret: "alone",
+        };
+        self.over(records(own), Layout::OneTenant)
     }
 
     /// The same with this many rows.
-    pub(super) fn with_rows(mut self, count: i64) -> Self {
-        self.sources = Arc::new(Memory {
-            batch: numbered_records(ONE, 0..count),
-            layout: Layout::Mixed,
-            read: Arc::clone(&self.read),
-        });
-        self
+    pub(super) fn with_rows(self, count: i64) -> Self {
+        self.over(numbered_records(ONE, 0..count), Layout::Mixed)
     }
 
     /// The same over these rows.
-    pub(super) fn over(mut self, batch: RecordBatch, layout: Layout) -> Self {
+    pub(super) fn over(self, batch: RecordBatch, layout: Layout) -> Self {
+        self.reading(halves(&batch), layout)
+    }
+
+    /// The same over these rows, the batches of each stream.
+    pub(super) fn reading(mut self, streams: Vec<Vec<RecordBatch>>, layout: Layout) -> Self {
         self.sources = Arc::new(Memory {
-            batch,
+            streams,
             layout,
             read: Arc::clone(&self.read),
         });
@@ -234,13 +230,8 @@ impl Caller {
     }
 
     /// The same caller over a table that breaks that promise.
-    pub(super) fn betrayed(mut self) -> Self {
-        self.sources = Arc::new(Memory {
-            batch: records(ONE),
-            layout: Layout::OneTenant,
-            read: Arc::clone(&self.read),
-        });
-        self
+    pub(super) fn betrayed(self) -> Self {
+        self.over(records(ONE), Layout::OneTenant)
     }
 
     pub(super) fn planning(&self) -> Planning {
@@ -347,7 +338,7 @@ pub(super) async fn collect(plan: VerifiedPlan) -> Result<Vec<RecordBatch>, Erro
 }
 
 /// An error with all its causes, in both forms that a log could write.
-fn chain(error: &Error) -> String {
+pub(super) fn chain(error: &Error) -> String {
     let mut text = format!("{error} {error:?}");
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -550,10 +541,20 @@ pub(super) fn promoted(column: &str, pointer: &str, value: String) -> Promoted {
     }
 }
 
+/// Two streams, so that plans repartition and merge.
+pub(super) fn halves(rows: &RecordBatch) -> Vec<Vec<RecordBatch>> {
+    let half = rows.num_rows() / 2;
+    vec![
+        vec![rows.slice(0, half)],
+        vec![rows.slice(half, rows.num_rows() - half)],
+    ]
+}
+
 /// Rows in memory, read by operators that would say in an error what they found.
 #[derive(Debug)]
 struct Memory {
-    batch: RecordBatch,
+    /// The batches of each stream, of one schema.
+    streams: Vec<Vec<RecordBatch>>,
     layout: Layout,
     read: Arc<Mutex<Vec<String>>>,
 }
@@ -562,7 +563,7 @@ struct Memory {
 impl Sources for Memory {
     async fn open(&self, _table: TableName) -> Result<Arc<dyn RecordSource>, Error> {
         Ok(Arc::new(Self {
-            batch: self.batch.clone(),
+            streams: self.streams.clone(),
             layout: self.layout,
             read: Arc::clone(&self.read),
         }))
@@ -572,7 +573,7 @@ impl Sources for Memory {
 #[async_trait]
 impl RecordSource for Memory {
     fn schema(&self) -> SchemaRef {
-        self.batch.schema()
+        self.streams[0][0].schema()
     }
 
     fn version(&self) -> u64 {
@@ -585,14 +586,8 @@ impl RecordSource for Memory {
 
     async fn scan(&self, scan: RawScan) -> Result<Arc<dyn ExecutionPlan>, Error> {
         let schema = self.schema();
-        // Two partitions, so that plans repartition and merge.
-        let half = self.batch.num_rows() / 2;
-        let parts = [
-            vec![self.batch.slice(0, half)],
-            vec![self.batch.slice(half, self.batch.num_rows() - half)],
-        ];
         let mut plan: Arc<dyn ExecutionPlan> =
-            MemorySourceConfig::try_new_exec(&parts, Arc::clone(&schema), None).unwrap();
+            MemorySourceConfig::try_new_exec(&self.streams, Arc::clone(&schema), None).unwrap();
         if let Some(predicate) = scan.predicate {
             plan = Arc::new(FilterExec::try_new(predicate, plan).unwrap());
         }
