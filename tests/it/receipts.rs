@@ -1,14 +1,18 @@
 //! Receipts: an answer can be proven to whoever has the tenant's public keys, and nothing else can be learnt from it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::ipc::writer::FileWriter;
+use catalog::guard::{Denial, Permit, Read, Request};
+use catalog::ids::SiloId;
 use catalog::keys::{PublicKeys, Unproven};
+use engine::query::{Error, Further, Part};
 use engine::receipt::{AnswerDigest, Faulty, Receipt, SignedReceipt, saved};
 use flight_server::auth::developer::TokenRequest;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use tests::{World, record, text};
 
@@ -381,5 +385,44 @@ async fn a_plan_can_be_looked_at_before_it_runs() {
             status == expected && kind.ends_with(slug),
             "{body}: {problem}"
         );
+    }
+}
+
+/// Evidence is not taken any more after the first rows have left: the answer ends in an error, and nowhere is a receipt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_whose_receipt_cannot_be_kept_ends_in_an_error() {
+    let world = world().await;
+    let service = &world.service;
+    let context = world.context(&world.token("acme", READER, &[])).await;
+    let silo = SiloId::parse("eu").unwrap();
+    let sql = "SELECT record_id FROM records";
+    let planning = service.gate.authorize_planning(&context, Request::at(silo));
+    let planning: Permit<Read> = planning.await.unwrap();
+    let mut kept = Vec::new();
+    for is_kept in [true, false] {
+        let plan = service.queries.plan(&planning, sql, None).await.unwrap();
+        let permit = service.gate.witnessed(&planning, None, plan.plan_digest());
+        let further = Further {
+            sql: sql.into(),
+            parameters: Vec::new(),
+        };
+        let answer = service.queries.answer(permit, plan, further).await;
+        let mut parts = answer.unwrap();
+        let first = parts.try_next().await.unwrap().unwrap();
+        assert!(matches!(first, Part::Rows(_)), "{first:?}");
+        if !is_kept {
+            service.drain(Duration::from_secs(60)).await;
+        }
+        let mut rest: Vec<_> = parts.collect().await;
+        let last = rest.pop().unwrap();
+        assert!(rest.iter().all(|part| matches!(part, Ok(Part::Rows(_)))));
+        match last {
+            Ok(Part::Receipt(receipt)) if is_kept => kept.push(receipt),
+            Err(Error::Denied(Denial::EvidenceUnavailable)) if !is_kept => {}
+            other => panic!("{other:?}"),
+        }
+        let correlation = &planning.decision().correlation;
+        let found = service.receipts.of_request(&planning, correlation).await;
+        assert_eq!(found.unwrap(), kept);
     }
 }

@@ -39,7 +39,8 @@ pub struct TableAccount {
     pub name: String,
     /// Its columns that are masked for this caller.
     pub masked: BTreeSet<String>,
-    version: u64,
+    /// Of one execution one.
+    versions: BTreeSet<u64>,
     is_whole: bool,
 }
 
@@ -62,27 +63,31 @@ impl Account {
 }
 
 impl TableAccount {
-    pub(super) fn version(&self) -> u64 {
-        self.version
+    /// Adds what another execution has seen of the table.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.versions.extend(&other.versions);
     }
 
-    /// The table's state as a receipt of this name tells it. Whoever may not know of every row may not know how often the
-    /// table was written to either: they get a word that says nothing, not even whether two receipts saw one state.
-    /// It is an HMAC-SHA256 of receipt id, table name (its length before it) and version.
-    pub(super) fn state(&self, key: &SecretKey, receipt: RecordId) -> TableState {
-        let state = if self.is_whole {
-            format!("v{}", self.version)
+    /// The table's states as a receipt of this name tells them, each once. Whoever may not know of every row may not know
+    /// how often the table was written to either: they get one word that says nothing, not even whether two receipts, or
+    /// two executions of one answer, saw one state. It is an HMAC-SHA256 of receipt id, table name (its length before it)
+    /// and versions.
+    pub(super) fn states(&self, key: &SecretKey, receipt: RecordId) -> Vec<TableState> {
+        let states = if self.is_whole {
+            let versions = self.versions.iter();
+            versions.map(|version| format!("v{version}")).collect()
         } else {
-            word(key, receipt, &self.name, self.version)
+            vec![word(key, receipt, &self.name, &self.versions)]
         };
-        TableState {
+        let named = states.into_iter().map(|state| TableState {
             name: self.name.clone(),
             state,
-        }
+        });
+        named.collect()
     }
 }
 
-fn word(key: &SecretKey, receipt: RecordId, table: &str, version: u64) -> String {
+fn word(key: &SecretKey, receipt: RecordId, table: &str, versions: &BTreeSet<u64>) -> String {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key.expose()) else {
         // Keys of any length are taken.
         return "o:".to_owned();
@@ -90,7 +95,9 @@ fn word(key: &SecretKey, receipt: RecordId, table: &str, version: u64) -> String
     mac.update(&receipt.to_bytes());
     mac.update(&(table.len() as u64).to_be_bytes());
     mac.update(table.as_bytes());
-    mac.update(&version.to_be_bytes());
+    for version in versions {
+        mac.update(&version.to_be_bytes());
+    }
     let word = mac.finalize().into_bytes();
     format!("o:{}", hexadecimal(word.get(..WORD_BYTES).unwrap_or(&[])))
 }
@@ -110,7 +117,7 @@ fn add(tables: &mut BTreeMap<&'static str, TableAccount>, scan: &TableScan) {
         .or_insert_with(|| TableAccount {
             name: table.table().to_string(),
             masked: BTreeSet::new(),
-            version: table.version(),
+            versions: BTreeSet::from([table.version()]),
             is_whole: view.mask_of(LOG_POSITION).is_some(),
         });
     let columns = view.schema.fields().iter().map(|field| field.name());
@@ -173,10 +180,10 @@ mod tests {
             let table = TableAccount {
                 name: "audit.records".to_owned(),
                 masked: BTreeSet::new(),
-                version,
+                versions: BTreeSet::from([version]),
                 is_whole,
             };
-            table.state(&key, receipt).state
+            table.states(&key, receipt)[0].state.clone()
         };
         assert_eq!(state(true, 17, receipts[0]), "v17");
         let words = [

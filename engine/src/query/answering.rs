@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use catalog::guard::{Denial, Permit, Read};
+use catalog::clock::Timestamp;
+use catalog::guard::{Decision, Denial, Permit, Read};
 use catalog::ids::RecordId;
 use catalog::keys::{ProcessKey, SecretKey};
 use datafusion::common::ParamValues;
@@ -20,7 +21,7 @@ use super::account::TableAccount;
 use super::error::Error;
 use super::queries::Queries;
 use super::run::{BatchStream, VerifiedPlan};
-use crate::receipt::{AnswerDigest, Receipt, SignedReceipt, TableState, Undigestible, hexadecimal};
+use crate::receipt::{AnswerDigest, Digested, Receipt, SignedReceipt, Undigestible, hexadecimal};
 
 /// The parts of an answer as they come.
 pub type AnswerStream = BoxStream<'static, Result<Part, Error>>;
@@ -128,22 +129,14 @@ impl Answer {
         let evidence = self.permit.evidence_durable().await;
         let id =
             RecordId::parse(&evidence.map_err(Error::Denied)?.0).map_err(|_| Error::Internal)?;
-        let digested = digest.finish();
         let plan_digest = self.certificate.digest();
-        let receipt = Receipt {
-            id,
-            tenant: decision.tenant.clone(),
-            silo: decision.silo.clone(),
-            policy_version: decision.policy.version.clone(),
-            mask_profile: decision.profile.name.clone(),
-            rules: decision.basis.clone(),
-            tables: self.certificate.states(&self.state_key, id),
-            plan_digest: hexadecimal(&plan_digest),
-            rows: digested.rows,
-            answer_digest: hexadecimal(&digested.digest),
-            decided_at: decision.made_at,
-            answered_at: self.queries.clock().now(),
-        };
+        let answered_at = self.queries.clock().now();
+        let receipt = self.certificate.receipt(
+            (id, decision),
+            &self.state_key,
+            digest.finish(),
+            answered_at,
+        );
         let signed = SignedReceipt::sign(receipt, &self.key).ok_or(Error::KeyUnavailable)?;
         let kept = self.queries.receipts().keep(decision, plan_digest, signed);
         kept.await
@@ -155,15 +148,16 @@ impl Answer {
 #[derive(Default)]
 struct Certificate {
     plans: Vec<[u8; 32]>,
-    tables: BTreeMap<(String, u64), TableAccount>,
+    tables: BTreeMap<String, TableAccount>,
 }
 
 impl Certificate {
     fn add(&mut self, plan: &VerifiedPlan) {
         self.plans.push(plan.plan_digest());
         for table in &plan.account().tables {
-            let at = (table.name.clone(), table.version());
-            self.tables.entry(at).or_insert_with(|| table.clone());
+            let known = self.tables.entry(table.name.clone());
+            let known = known.or_insert_with(|| table.clone());
+            known.add(table);
         }
     }
 
@@ -174,14 +168,136 @@ impl Certificate {
         }
     }
 
-    fn states(&self, key: &SecretKey, receipt: RecordId) -> Vec<TableState> {
+    /// The receipt of this name, of an answer of these rows.
+    fn receipt(
+        &self,
+        (id, decision): (RecordId, &Decision),
+        state_key: &SecretKey,
+        digested: Digested,
+        answered_at: Timestamp,
+    ) -> Receipt {
         let tables = self.tables.values();
-        tables.map(|table| table.state(key, receipt)).collect()
+        Receipt {
+            id,
+            tenant: decision.tenant.clone(),
+            silo: decision.silo.clone(),
+            policy_version: decision.policy.version.clone(),
+            mask_profile: decision.profile.name.clone(),
+            rules: decision.basis.clone(),
+            tables: tables
+                .flat_map(|table| table.states(state_key, id))
+                .collect(),
+            plan_digest: hexadecimal(&self.digest()),
+            rows: digested.rows,
+            answer_digest: hexadecimal(&digested.digest),
+            decided_at: decision.made_at,
+            answered_at,
+        }
     }
 }
 
 impl From<Undigestible> for Error {
     fn from(_error: Undigestible) -> Self {
         Self::invalid("a column of the result has a type that is not available; cast it")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use catalog::context::Role;
+
+    use super::super::hidden_rows::{self, ROWS, UNSEEN};
+    use super::super::source::Layout;
+    use super::super::testing::{CANARY, Caller, ONE, OTHER, World, at, collect};
+    use super::*;
+
+    const STATEMENTS: &[&str] = &[
+        "SELECT * FROM records ORDER BY record_id",
+        "SELECT count(*), max(created_at) FROM records",
+        "SELECT action, count(*) FROM records GROUP BY action ORDER BY action",
+        "SELECT count(*) FROM records a JOIN records b ON a.action = b.action",
+        "SELECT action FROM records WHERE action = 'Hidden.x'",
+        "SELECT count(*) FROM (SELECT action FROM records UNION ALL SELECT 'x') u",
+        "SELECT 1",
+    ];
+
+    /// A caller to whom a policy shows some rows only.
+    fn restricted(world: World, role: Role, hidden: usize, layout: Layout) -> Caller {
+        let caller = Caller::under(world, role, &hidden_rows::policy(ROWS));
+        caller.over(hidden_rows::records(world, 12, hidden), layout)
+    }
+
+    /// The receipt of a statement that is executed once at each of these versions of its table.
+    async fn receipt(caller: &Caller, sql: &str, versions: &[u64]) -> Receipt {
+        let mut certificate = Certificate::default();
+        let mut digest = None;
+        for version in versions {
+            caller.set_version(*version);
+            let plan = caller.verified(caller.plan(sql).await.expect(sql));
+            certificate.add(&plan);
+            let schema = plan.schema();
+            let digest = digest.get_or_insert_with(|| AnswerDigest::new(&schema).expect(sql));
+            for batch in collect(plan).await.expect(sql) {
+                digest.update(&batch).expect(sql);
+            }
+        }
+        certificate.receipt(
+            (
+                RecordId::parse("01KDVDN0000000000000000001").unwrap(),
+                caller.viewer.decision(),
+            ),
+            &SecretKey::new([3; 32]),
+            digest.expect("an execution").finish(),
+            at(1_000_001),
+        )
+    }
+
+    /// The receipt without the words that stand for what a table has been through.
+    fn opaque(mut receipt: Receipt, sql: &str) -> Receipt {
+        for table in &mut receipt.tables {
+            let is_opaque = table.state.len() == 34 && table.state.starts_with("o:");
+            assert!(is_opaque, "{sql}: {}", table.state);
+            table.state.clear();
+        }
+        receipt
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_receipt_tells_nothing_of_hidden_rows() {
+        let secret = |world| World {
+            foreign: 0,
+            ..world
+        };
+        let (mixed, alone) = (Layout::Mixed, Layout::OneTenant);
+        for (here, there) in [
+            (
+                restricted(ONE, Role::Reader, 1, mixed),
+                restricted(OTHER, Role::Reader, 4, mixed),
+            ),
+            (
+                restricted(secret(ONE), Role::Investigator, 0, alone),
+                restricted(secret(ONE), Role::Investigator, 4, alone),
+            ),
+        ] {
+            for sql in STATEMENTS {
+                let one = opaque(receipt(&here, sql, &[1]).await, sql);
+                let told = serde_json::to_string(&one).expect("text");
+                assert!(!told.contains(UNSEEN) && !told.contains(CANARY), "{told}");
+                let other = opaque(receipt(&there, sql, &[9]).await, sql);
+                assert_eq!(one, other, "{sql}");
+                // Of rows that came and went between two executions there is no more to see than of one version.
+                let still = opaque(receipt(&here, sql, &[3, 3]).await, sql);
+                let moved = opaque(receipt(&here, sql, &[3, 4]).await, sql);
+                assert_eq!(still, moved, "{sql}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_receipt_tells_who_sees_every_row_which_versions_were_read() {
+        let caller = Caller::new(ONE, Role::Investigator);
+        let told = receipt(&caller, STATEMENTS[0], &[3, 3, 4]).await.tables;
+        let states: Vec<_> = told.iter().map(|table| table.state.as_str()).collect();
+        assert_eq!(states, ["v3", "v4"]);
     }
 }

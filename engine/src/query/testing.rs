@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -128,6 +129,8 @@ pub(super) struct Caller {
     pub(super) clock: Arc<ManualClock>,
     /// The columns that scans of this caller's have read.
     pub(super) read: Arc<Mutex<Vec<String>>>,
+    /// Of the table, whichever it is.
+    pub(super) version: Arc<AtomicU64>,
 }
 
 impl Caller {
@@ -143,14 +146,17 @@ impl Caller {
     /// A caller under another policy.
     pub(super) fn under(world: World, role: Role, policy: &str) -> Self {
         let read = Arc::default();
+        let version = Arc::new(AtomicU64::new(1));
         Self {
             viewer: Arc::new(viewer(role, policy, None)),
             sources: Arc::new(Memory {
                 streams: halves(&records(world)),
                 layout: Layout::Mixed,
                 read: Arc::clone(&read),
+                version: Arc::clone(&version),
             }),
             read,
+            version,
             limits: Limits {
                 target_partitions: 2,
                 memory_bytes_max: 64 * 1024 * 1024,
@@ -176,6 +182,7 @@ impl Caller {
                 streams: halves(&batch),
                 layout: Layout::Mixed,
                 read: Arc::clone(&caller.read),
+                version: Arc::clone(&caller.version),
             }),
             ..caller
         }
@@ -225,8 +232,14 @@ impl Caller {
             streams,
             layout,
             read: Arc::clone(&self.read),
+            version: Arc::clone(&self.version),
         });
         self
+    }
+
+    /// The table as it is from now on, written to in between.
+    pub(super) fn set_version(&self, version: u64) {
+        self.version.store(version, Ordering::SeqCst);
     }
 
     /// The same caller over a table that breaks that promise.
@@ -557,6 +570,7 @@ struct Memory {
     streams: Vec<Vec<RecordBatch>>,
     layout: Layout,
     read: Arc<Mutex<Vec<String>>>,
+    version: Arc<AtomicU64>,
 }
 
 #[async_trait]
@@ -566,6 +580,7 @@ impl Sources for Memory {
             streams: self.streams.clone(),
             layout: self.layout,
             read: Arc::clone(&self.read),
+            version: Arc::clone(&self.version),
         }))
     }
 }
@@ -577,7 +592,7 @@ impl RecordSource for Memory {
     }
 
     fn version(&self) -> u64 {
-        1
+        self.version.load(Ordering::SeqCst)
     }
 
     fn layout(&self) -> Layout {
