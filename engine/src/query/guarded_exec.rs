@@ -165,6 +165,16 @@ impl Parts {
     }
 }
 
+/// A column of a scan, for verifiers.
+pub(super) struct Shows<'a> {
+    /// What it is called.
+    pub(super) name: &'a str,
+    /// The stored column whose values it shows.
+    pub(super) stored: Option<&'a str>,
+    /// What is done to them.
+    pub(super) mask: &'a ColumnMask,
+}
+
 /// A guarded scan.
 pub(crate) struct GuardedScanExec {
     viewer: Arc<Viewer>,
@@ -220,6 +230,31 @@ impl GuardedScanExec {
 
     pub(crate) fn table(&self) -> TableName {
         self.table
+    }
+
+    /// Whose rows it shows.
+    pub(super) fn tenant(&self) -> &str {
+        self.viewer.tenant()
+    }
+
+    /// The stored column by which it knows whose a row is.
+    pub(super) fn told_apart_by(&self) -> Option<&str> {
+        self.stored_name(0)
+    }
+
+    /// The columns that it shows.
+    pub(super) fn shows(&self) -> impl Iterator<Item = Shows<'_>> {
+        let shown = self.parts.shown.iter().zip(self.parts.schema.fields());
+        shown.map(|(column, field)| Shows {
+            name: field.name(),
+            stored: self.stored_name(column.read),
+            mask: &column.mask,
+        })
+    }
+
+    fn stored_name(&self, read: usize) -> Option<&str> {
+        let stored = self.inner.properties().eq_properties.schema().fields();
+        stored.get(read).map(|field| field.name().as_str())
     }
 
     /// The row policy that it enforces, if any.

@@ -3,22 +3,13 @@
 //! Hidden rows of the caller's own tenant lie between the visible ones, as foreign rows do. Two worlds differ in how many
 //! there are and in what is in them.
 
-use std::sync::Arc;
-
 use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use catalog::context::Role;
-use datafusion::physical_plan::ExecutionPlan;
 
-use super::error::Error;
 use super::leaks::{in_order, statements};
-use super::planning::Work;
 use super::source::Layout;
-use super::table_name::TableName;
-use super::tables::SessionTables;
 use super::testing::{CANARY, Caller, ONE, OTHER, POLICY, World, at, foreign_row, own_row};
-use super::viewer::Viewer;
-use super::{verify_logical, verify_rows};
 use crate::record::batch;
 use crate::record::stored::StoredRecord;
 
@@ -231,53 +222,6 @@ async fn a_column_that_is_not_stored_yet_is_missing() {
             "{condition}: {shown}"
         );
     }
-}
-
-async fn plan_of(caller: &Caller) -> Arc<dyn ExecutionPlan> {
-    let planned = caller.plan("SELECT action FROM records").await;
-    match planned.expect("planned").work {
-        Work::Plan { plan, .. } => plan,
-        Work::Rows(_) => panic!("no plan"),
-    }
-}
-
-#[tokio::test]
-async fn a_scan_without_the_rows_that_were_decided_is_refused() {
-    let restricted = alone(ONE, 1, ROWS);
-    let decision = Arc::clone(restricted.viewer.decision());
-    let plan = plan_of(&restricted).await;
-    assert!(verify_rows::verify(&plan, &decision).is_ok());
-
-    let free = alone(ONE, 1, "");
-    let other = "rowPolicies: { no-hidden: { mandatory: true, where: \"action IS NOT NULL\" } }\n";
-    let other = alone(ONE, 1, other);
-    for (plan, decision) in [
-        (plan_of(&free).await, &decision),
-        (plan_of(&other).await, &decision),
-        (plan, free.viewer.decision()),
-    ] {
-        let verified = verify_rows::verify(&plan, decision);
-        assert!(matches!(verified, Err(Error::Internal)));
-    }
-}
-
-#[tokio::test]
-async fn a_table_that_counts_hidden_rows_is_refused_even_where_it_can_be_named() {
-    use datafusion::datasource::provider_as_source;
-    use datafusion::logical_expr::LogicalPlanBuilder;
-
-    let restricted = caller(ONE, Role::AuditAdmin, 1);
-    let mut decision = restricted.viewer.decision().as_ref().clone();
-    decision.may_see_evidence = true;
-    let viewer = Arc::new(Viewer::new(Arc::new(decision), None, None, None));
-    let tables = SessionTables::new(Arc::clone(&viewer), Arc::clone(&restricted.sources));
-    let evidence = tables.guarded(TableName::Evidence).await;
-    let source = provider_as_source(evidence.expect("a table"));
-    let plan = LogicalPlanBuilder::scan("evidence", source, None)
-        .and_then(LogicalPlanBuilder::build)
-        .expect("a plan");
-    let verified = verify_logical::verify(&plan, &viewer, &restricted.limits);
-    assert!(matches!(verified, Err(Error::Internal)));
 }
 
 #[tokio::test]

@@ -369,6 +369,20 @@ impl Labels {
         self.0.is_empty()
     }
 
+    /// The masks that were made for just this place, for a verifier.
+    pub(super) fn at(&self, place: &JsonPath) -> impl Iterator<Item = &Mask> {
+        let wanted = match place {
+            JsonPath::AnyKey(key) => Some((key, true)),
+            JsonPath::Steps(steps) => match steps.as_slice() {
+                [JsonStep::Key(key)] => Some((key, false)),
+                _ => None,
+            },
+        };
+        let own = self.0.iter();
+        let own = own.filter(move |own| wanted == Some((&own.key, own.any_case)));
+        own.map(|own| &own.mask)
+    }
+
     /// The strictest mask for the entry of a key.
     fn mask_of(&self, key: &str) -> Option<&Mask> {
         let for_key = self

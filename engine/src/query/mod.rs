@@ -76,6 +76,7 @@ mod testing;
 #[cfg(test)]
 mod upcasts;
 mod verify_logical;
+mod verify_masks;
 mod verify_physical;
 mod verify_rows;
 mod viewer;

@@ -28,6 +28,7 @@ use super::resources::Share;
 use super::table_name::AUDIT;
 use super::tables::{OneCatalog, SessionTables};
 use super::verify_logical::VerifyLogical;
+use super::verify_masks::VerifyMasks;
 use super::verify_physical::VerifyPhysical;
 use super::verify_rows::VerifyRows;
 use super::yielding::YieldAboveJoins;
@@ -102,12 +103,13 @@ fn physical_rules(
     decision: &Arc<Decision>,
     limits: &Limits,
 ) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let look = || -> [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 2] {
+    let look = || -> [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 3] {
         let decision_id = decision.id;
-        let decision = Arc::clone(decision);
+        let own = || Arc::clone(decision);
         [
             Arc::new(VerifyPhysical { decision_id }),
-            Arc::new(VerifyRows { decision }),
+            Arc::new(VerifyRows { decision: own() }),
+            Arc::new(VerifyMasks { decision: own() }),
         ]
     };
     let gauge = GaugeMemory {

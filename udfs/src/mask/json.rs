@@ -63,6 +63,19 @@ impl JsonMask {
         made
     }
 
+    /// The masks that were made for just this path, for whoever verifies what was made.
+    pub fn masks_at(&self, path: &JsonPath) -> impl Iterator<Item = &Mask> {
+        let steps = self.steps.iter();
+        let steps =
+            steps.filter(move |(own, _)| matches!(path, JsonPath::Steps(path) if path == own));
+        let keys = self.any_key.iter();
+        let keys =
+            keys.filter(move |(own, _)| matches!(path, JsonPath::AnyKey(path) if path == own));
+        steps
+            .map(|(_, mask)| mask)
+            .chain(keys.map(|(_, mask)| mask))
+    }
+
     /// Masks a text column of JSON: same type, same length, nulls stay null. A column of another type becomes null.
     pub fn apply(&self, array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         match array.data_type() {
