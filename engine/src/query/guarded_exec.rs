@@ -9,9 +9,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::{filter_record_batch, kernels::cmp};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use catalog::policy::RowRule;
 use datafusion::common::stats::Precision;
@@ -26,17 +26,16 @@ use datafusion::physical_plan::execution_plan::{
     Boundedness, EmissionType, ReplaceChildrenOptions,
 };
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
-use futures::{StreamExt, stream};
 
 use super::error::Error;
 use super::evolving::Upcasts;
 use super::masking::ColumnMask;
 use super::rows::RowFilter;
 use super::sanitize;
+use super::shown::shown;
 use super::source::{Layout, RecordSource};
 use super::table_name::TableName;
 use super::viewer::{TENANT, View, Viewer};
@@ -118,8 +117,13 @@ impl Parts {
         self.rows.as_ref()
     }
 
+    /// The columns to show.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// The rows that the caller may know of.
-    fn visible(&self, batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    pub(super) fn visible(&self, batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
         let Some(rows) = &self.rows else {
             return Ok(batch);
         };
@@ -145,12 +149,12 @@ impl Parts {
     }
 
     /// Whether it takes work to show a row.
-    fn is_masked(&self) -> bool {
+    pub(super) fn is_masked(&self) -> bool {
         self.shown.iter().any(|column| !column.mask.is_clear())
     }
 
     /// The batch that the caller sees.
-    fn show(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    pub(super) fn show(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let lost = || ArrowError::SchemaError("a column that was not read".to_owned());
         let stored = |index: usize| self.stored(batch, index);
         let upcast = self.upcasts.as_ref();
@@ -373,102 +377,13 @@ impl ExecutionPlan for GuardedScanExec {
             .inner
             .execute(partition, context)
             .map_err(|error| sanitize::scan(&error))?;
-        let shown = Shown {
+        Ok(shown(
             rows,
-            viewer: Arc::clone(&self.viewer),
-            parts: Arc::clone(&self.parts),
-            layout: self.source.layout(),
-            waiting: None,
-            step: FIRST_ROWS,
-        };
-        let shown = stream::try_unfold(shown, |mut shown| async move {
-            let batch = shown.next().await?;
-            Ok(batch.map(|batch| (batch, shown)))
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(
-            Arc::clone(&self.parts.schema),
-            shown,
-        )))
+            Arc::clone(&self.viewer),
+            Arc::clone(&self.parts),
+            self.source.layout(),
+        ))
     }
-}
-
-/// Rows that are masked first. A query that wants a few of them stops there; one that wants more gets more at a time.
-const FIRST_ROWS: usize = 256;
-
-/// One partition on its way to the caller.
-struct Shown {
-    rows: SendableRecordBatchStream,
-    viewer: Arc<Viewer>,
-    parts: Arc<Parts>,
-    layout: Layout,
-    /// Own rows that are not masked yet.
-    waiting: Option<RecordBatch>,
-    step: usize,
-}
-
-impl Shown {
-    async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        let batch = match self.waiting.take() {
-            Some(batch) => batch,
-            None => match self.rows.next().await {
-                Some(batch) => {
-                    let batch = batch.map_err(|error| sanitize::scan(&error))?;
-                    let own = own_rows(batch, self.viewer.tenant(), self.layout)?;
-                    self.parts
-                        .visible(own)
-                        .map_err(|error| unmaskable(&error))?
-                }
-                None => return Ok(None),
-            },
-        };
-        let step = self.step.min(batch.num_rows());
-        if step < batch.num_rows() && self.parts.is_masked() {
-            self.waiting = Some(batch.slice(step, batch.num_rows() - step));
-            self.step = self.step.saturating_mul(4);
-            return self.show(&batch.slice(0, step));
-        }
-        self.show(&batch)
-    }
-
-    fn show(&self, batch: &RecordBatch) -> Result<Option<RecordBatch>> {
-        let shown = self.parts.show(batch);
-        Ok(Some(shown.map_err(|error| unmaskable(&error))?))
-    }
-}
-
-/// The rows of the tenant. In a table of one tenant a row of another is a fault: nothing more is shown.
-fn own_rows(batch: RecordBatch, tenant: &str, layout: Layout) -> Result<RecordBatch, Error> {
-    let tenants = batch.columns().first().ok_or(Error::Internal)?;
-    let own = is_tenant(tenants, tenant).ok_or(Error::Internal)?;
-    if own.true_count() == batch.num_rows() {
-        return Ok(batch);
-    }
-    match layout {
-        Layout::OneTenant => {
-            tracing::error!("a table of one tenant gave a row of another");
-            Err(Error::Internal)
-        }
-        Layout::Mixed => filter_record_batch(&batch, &own).map_err(|_| Error::Internal),
-    }
-}
-
-/// Which rows are the tenant's; nothing if the column is of a type that cannot be compared.
-fn is_tenant(tenants: &ArrayRef, tenant: &str) -> Option<BooleanArray> {
-    if *tenants.data_type() != DataType::Utf8 {
-        return None;
-    }
-    let own = arrow::array::Scalar::new(arrow::array::StringArray::from(vec![tenant]));
-    cmp::eq(tenants.as_string::<i32>(), &own).ok()
-}
-
-fn unmaskable(error: &ArrowError) -> Error {
-    // The kind of fault, never its text: that may quote a value.
-    let kind = match error {
-        ArrowError::SchemaError(_) => "schema",
-        _ => "values",
-    };
-    tracing::error!(kind, "a batch could not be masked");
-    Error::Internal
 }
 
 impl DisplayAs for GuardedScanExec {

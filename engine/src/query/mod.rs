@@ -58,6 +58,7 @@ mod rules;
 mod run;
 mod sanitize;
 mod session;
+mod shown;
 #[cfg(test)]
 mod sizes;
 mod slots;
