@@ -424,8 +424,10 @@ impl Grammar {
 
     fn list(&mut self) -> String {
         let count = 1 + self.below(3);
-        let shown: Vec<_> = (0..count).map(|_| self.any()).collect();
-        shown.join(", ")
+        // Under names of their own: what an ORDER BY adds to them comes in the order of a hash table, and a refusal of two
+        // of one name says where they stand.
+        let shown = (0..count).map(|number| format!("{} AS c{number}", self.any()));
+        shown.collect::<Vec<_>>().join(", ")
     }
 
     fn any(&mut self) -> String {
