@@ -65,8 +65,8 @@ async fn commit(table: &Table) {
     let state = table.state().await.unwrap();
     let app_id = "th.log:audit.default";
     let size = state.txn(app_id).unwrap_or(0);
-    let rows = (size..size + ROWS).map(record).collect();
-    let batch = batch::records::<&str>(rows, &[]).unwrap();
+    let rows: Vec<_> = (size..size + ROWS).map(record).collect();
+    let batch = batch::records::<&str>(&rows, &[]).unwrap();
     let txns = vec![(app_id.to_owned(), size + ROWS)];
     let outcome = table.append(&state, vec![batch], txns, vec![]);
     assert!(matches!(

@@ -180,7 +180,7 @@ impl Freight for Decisions {
             group: None,
         };
         Ok(Prepared {
-            batch: batch::evidence(rows).map_err(|_| LaneError::Unavailable)?,
+            batch: batch::evidence(&rows).map_err(|_| LaneError::Unavailable)?,
             leaves: vec![leaves],
             last_id,
             entries: (),

@@ -169,8 +169,8 @@ fn line(times: Vec<[Duration; 2]>) -> String {
 }
 
 fn digests(seen: &SchemaRef) {
-    let rows = (0..BATCH_ROWS).map(own_record).collect();
-    let batch = batch::records::<&str>(rows, &[]).unwrap();
+    let rows: Vec<_> = (0..BATCH_ROWS).map(own_record).collect();
+    let batch = batch::records::<&str>(&rows, &[]).unwrap();
     let project = |names: &mut dyn Iterator<Item = &str>| {
         let columns: Vec<usize> = names
             .map(|name| batch.schema().index_of(name).unwrap())

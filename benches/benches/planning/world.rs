@@ -122,8 +122,8 @@ impl World {
             if state.file_count() >= files {
                 return table;
             }
-            let rows = (start..start + ROWS).map(own_record).collect();
-            let batch = batch::records::<&str>(rows, &[]).unwrap();
+            let rows: Vec<_> = (start..start + ROWS).map(own_record).collect();
+            let batch = batch::records::<&str>(&rows, &[]).unwrap();
             start += ROWS;
             let txns = vec![("th.log:audit.default".to_owned(), start)];
             let outcome = table.append(&state, vec![batch], txns, Vec::new()).await;

@@ -32,7 +32,7 @@ pub(super) struct Intake {
 
 /// A record after redaction, and what its sender may be told of its payload.
 pub(super) struct Redacted {
-    pub(super) stored: StoredRecord,
+    pub(super) stored: Box<StoredRecord>,
     pub(super) key: KeyDigest,
     /// The keyed hash of the payload.
     pub(super) payload: [u8; 32],
@@ -77,7 +77,7 @@ impl Intake {
             key_digest: key_digest(&parsed.idempotency_key, &rules.payload_key),
         };
         let stored = rules.redactor.redact(parsed, placement, &*self.random);
-        let stored = stored.map_err(|_| Error::Unavailable)?;
+        let stored = stored.map(Box::new).map_err(|_| Error::Unavailable)?;
         let digests = || {
             let key = dedupe::key_digest(stored.key_digest.as_deref()?)?;
             Some((key, dedupe::payload_mac(stored.payload_hash.as_deref()?)?))

@@ -204,7 +204,7 @@ impl Ingest {
                 .and_then(dedupe::payload_mac)
                 .ok_or(Error::Unavailable)?,
             leaf: leaf_hash(&stored).map_err(|_| Error::Unavailable)?,
-            stored,
+            stored: Box::new(stored),
             policy_version,
         };
         let portion = Portion {

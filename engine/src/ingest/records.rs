@@ -25,7 +25,7 @@ const NO_SEQUEL: LaneError = LaneError::Fault(
 
 /// A redacted record that has no place in the log yet.
 pub(crate) struct Candidate {
-    pub(crate) stored: StoredRecord,
+    pub(crate) stored: Box<StoredRecord>,
     pub(crate) key: KeyDigest,
     /// The keyed hash of its payload.
     pub(crate) payload: [u8; 32],
@@ -82,7 +82,9 @@ pub(super) struct Stream {
 /// Records on their way, each with its leaf and its key.
 #[derive(Default)]
 pub(crate) struct RecordRows {
-    pub(super) stored: Vec<StoredRecord>,
+    /// Boxed, as are those on their way here.
+    #[expect(clippy::vec_box, reason = "they are large, and these lists grow")]
+    pub(super) stored: Vec<Box<StoredRecord>>,
     pub(super) leaves: Vec<Hash>,
     pub(super) keys: Vec<KeyDigest>,
     /// The root of the last group of each stream.
@@ -345,7 +347,7 @@ impl Freight for Records {
         }
         let promoted: [&str; 0] = [];
         Ok(Prepared {
-            batch: batch::records(rows.stored, &promoted).map_err(|_| LaneError::Unavailable)?,
+            batch: batch::records(&rows.stored, &promoted).map_err(|_| LaneError::Unavailable)?,
             leaves: leaves.into_values().collect(),
             last_id,
             entries: rows.keys,
@@ -408,7 +410,7 @@ impl RecordRows {
             .into_iter()
             .map(|(stream, leaves)| (stream, seal::Group::new(leaves).root()))
             .collect();
-        rows.stored = stored;
+        rows.stored = stored.into_iter().map(Box::new).collect();
         Some(rows)
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct Request {
     pub(super) portions: Vec<Portion>,
     /// What each candidate was, in the same order.
     sent: Vec<Sent>,
-    foreign: Vec<(usize, StoredRecord)>,
+    foreign: Vec<(usize, Box<StoredRecord>)>,
     /// What is to be kept aside.
     pub(super) aside: Vec<QuarantineRow>,
     /// Why.

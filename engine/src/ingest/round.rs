@@ -51,6 +51,10 @@ impl Round {
         known: Vec<Option<Known>>,
         sizes: &[usize],
     ) -> Plan<Records> {
+        let count = candidates.len();
+        self.fresh.reserve(count);
+        self.by_key.reserve(count);
+        self.rows.stored.reserve(count);
         let mut leaves: BTreeMap<StreamName, Vec<Hash>> = BTreeMap::new();
         let decided: Vec<Decided> = candidates
             .into_iter()
@@ -103,7 +107,7 @@ impl Round {
             }
             Some(known) => Decided::Told(Disposition::Mismatch {
                 stored_keyed: payload_text(&known.payload),
-                rejected: Box::new(candidate.stored),
+                rejected: candidate.stored,
             }),
             None => Decided::New(self.add(candidate, leaves)),
         }

@@ -72,7 +72,7 @@ pub(super) fn records(world: World, count: i64, hidden: usize) -> RecordBatch {
         rows.extend((0..world.foreign).map(|copy| foreign_row(number, copy, world.secret)));
         rows.extend((0..hidden).map(|copy| hidden_row(number, copy, world)));
     }
-    batch::records(rows, &["user_phone", "owner", "ticket"]).unwrap()
+    batch::records(&rows, &["user_phone", "owner", "ticket"]).unwrap()
 }
 
 fn caller(world: World, role: Role, hidden: usize) -> Caller {

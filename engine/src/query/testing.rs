@@ -463,7 +463,7 @@ pub(super) fn numbered_records(world: World, numbers: Range<i64>) -> RecordBatch
             rows.push(foreign_row(number, copy, world.secret));
         }
     }
-    batch::records(rows, &["user_phone", "owner", "ticket"]).unwrap()
+    batch::records(&rows, &["user_phone", "owner", "ticket"]).unwrap()
 }
 
 pub(super) fn own_row(number: i64, secret: &str) -> StoredRecord {

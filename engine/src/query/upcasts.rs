@@ -73,7 +73,7 @@ fn record(number: i64, version: &str, context: Value, labels: Value) -> StoredRe
 }
 
 fn table(rows: Vec<StoredRecord>) -> RecordBatch {
-    batch::records(rows, &["ticket", "order_ticket", "handle"]).unwrap()
+    batch::records(&rows, &["ticket", "order_ticket", "handle"]).unwrap()
 }
 
 /// One old row with a value for every step, hidden ones made of `secret`; one new row beside it.

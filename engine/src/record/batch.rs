@@ -1,6 +1,6 @@
 //! Rows become batches: records and evidence sorted as the table is, newest first, and quarantine likewise.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,9 +28,10 @@ use super::stored::{Promoted, StoredRecord};
 /// # Errors
 /// If Arrow refuses the arrays; no set of rows that was built here makes it.
 pub fn records<S: AsRef<str>>(
-    mut rows: Vec<StoredRecord>,
+    rows: &[impl Borrow<StoredRecord>],
     promoted: &[S],
 ) -> Result<RecordBatch, ArrowError> {
+    let mut rows: Vec<&StoredRecord> = rows.iter().map(Borrow::borrow).collect();
     rows.sort_by_key(|row| Reverse((row.created_at, row.record_id)));
     let mut names: Vec<&str> = promoted.iter().map(AsRef::as_ref).collect();
     for value in rows.iter().flat_map(|row| &row.promoted) {
@@ -131,7 +132,7 @@ pub fn evidence_record(entry: &EvidenceEntry, place: EvidencePlace) -> StoredRec
 ///
 /// # Errors
 /// As [`records`].
-pub fn evidence(rows: Vec<StoredRecord>) -> Result<RecordBatch, ArrowError> {
+pub fn evidence(rows: &[StoredRecord]) -> Result<RecordBatch, ArrowError> {
     let names: Vec<&str> = schema::evidence_columns().collect();
     records(rows, &names)
 }
@@ -173,7 +174,7 @@ pub fn quarantine(mut rows: Vec<QuarantineRow>) -> Result<RecordBatch, ArrowErro
     RecordBatch::try_new(schema, columns)
 }
 
-fn record_column(field: &Field, rows: &[StoredRecord]) -> Result<ArrayRef, ArrowError> {
+fn record_column(field: &Field, rows: &[&StoredRecord]) -> Result<ArrayRef, ArrowError> {
     let array = match field.name().as_str() {
         "tenant_id" => texts(rows, |row| Some(row.tenant_id.as_str())),
         "record_id" => owned_texts(rows, |row| Some(row.record_id.to_string())),
@@ -268,13 +269,13 @@ fn instants<R>(rows: &[R], value: impl Fn(&R) -> Timestamp) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from_iter_values(micros).with_timezone("UTC"))
 }
 
-fn salts(rows: &[StoredRecord]) -> ArrayRef {
+fn salts(rows: &[&StoredRecord]) -> ArrayRef {
     let mut builder = BinaryBuilder::with_capacity(rows.len(), rows.len() * SALT_BYTES);
     rows.iter().for_each(|row| builder.append_value(row.salt));
     Arc::new(builder.finish())
 }
 
-fn labels(rows: &[StoredRecord]) -> Result<ArrayRef, ArrowError> {
+fn labels(rows: &[&StoredRecord]) -> Result<ArrayRef, ArrowError> {
     text_maps(rows.iter().map(|row| {
         let labels = row.labels.as_ref()?;
         Some(
@@ -286,7 +287,7 @@ fn labels(rows: &[StoredRecord]) -> Result<ArrayRef, ArrowError> {
 }
 
 /// Rows that nothing was cut out of have null, as they take no room that way.
-fn sealed_fields(rows: &[StoredRecord]) -> Result<ArrayRef, ArrowError> {
+fn sealed_fields(rows: &[&StoredRecord]) -> Result<ArrayRef, ArrowError> {
     text_maps(rows.iter().map(|row| {
         let sealed = Some(&row.sealed_fields).filter(|sealed| !sealed.is_empty())?;
         Some(
@@ -380,7 +381,7 @@ mod tests {
             row(1, IDS[2]),
             row(1, IDS[1]),
         ];
-        let batch = evidence(rows).unwrap();
+        let batch = evidence(&rows).unwrap();
         let times = batch
             .column_by_name("created_at")
             .unwrap()
@@ -394,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_decision_is_a_record_of_the_evidence_schema() {
-        let batch = evidence(vec![row(1, IDS[0])]).unwrap();
+        let batch = evidence(&[row(1, IDS[0])]).unwrap();
         assert_eq!(batch.schema(), schema::evidence());
         for (name, wanted) in [
             ("tenant_id", Some("_system")),
@@ -439,7 +440,7 @@ mod tests {
         first.promoted = vec![promoted("b", "one")];
         let mut second = row(1, IDS[1]);
         second.promoted = vec![promoted("c", "two")];
-        let batch = records(vec![first, second], &["a", "b"]).unwrap();
+        let batch = records(&[first, second], &["a", "b"]).unwrap();
         assert_eq!(batch.schema(), schema::records(&["a", "b", "c"]));
         assert_eq!(column(&batch, "a"), [None, None]);
         assert_eq!(column(&batch, "b"), [Some("one"), None]);
@@ -455,7 +456,7 @@ mod tests {
             ("b".to_owned(), Some("x".to_owned())),
         ]));
         rows[2].sealed_fields = BTreeMap::from([("/context/a".to_owned(), "1".to_owned())]);
-        let batch = records::<&str>(rows, &[]).unwrap();
+        let batch = records::<&str>(&rows, &[]).unwrap();
         let map = |name: &str| -> MapArray { batch.column_by_name(name).unwrap().as_map().clone() };
         let labels = map("labels");
         assert!(labels.is_null(0) && labels.is_valid(1) && labels.is_valid(2));
@@ -470,7 +471,9 @@ mod tests {
     #[test]
     fn an_empty_batch_has_the_schema_too() {
         assert_eq!(
-            records(Vec::new(), &["a"]).unwrap().schema(),
+            records::<&str>(&[] as &[StoredRecord], &["a"])
+                .unwrap()
+                .schema(),
             schema::records(&["a"])
         );
         assert_eq!(

@@ -22,7 +22,7 @@
 //!
 //! Reading is total: no bytes make it panic, nor take more memory than a small multiple of their own number.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::collections::BTreeMap;
 
 use catalog::clock::Timestamp;
@@ -53,9 +53,10 @@ const QUARANTINE_BITS: u32 = 0b111_1111;
 pub struct Malformed;
 
 /// The bytes of a frame of records.
-pub fn encode_records(rows: &[StoredRecord]) -> Vec<u8> {
+pub fn encode_records<R: Borrow<StoredRecord>>(rows: &[R]) -> Vec<u8> {
     let mut out = begin(RECORDS, rows.len());
-    rows.iter().for_each(|row| push_record(&mut out, row));
+    rows.iter()
+        .for_each(|row| push_record(&mut out, row.borrow()));
     out
 }
 
@@ -469,7 +470,7 @@ mod tests {
         }
         wanted.extend([0, 0]);
         assert_eq!(encode_records(&[testing::bare()]), wanted);
-        assert_eq!(encode_records(&[]), [1, 1, 0]);
+        assert_eq!(encode_records::<StoredRecord>(&[]), [1, 1, 0]);
         assert_eq!(encode_quarantine(&[]), [1, 2, 0]);
     }
 

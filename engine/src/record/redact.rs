@@ -1062,7 +1062,7 @@ mod tests {
     }
 
     fn everything(stored: &StoredRecord) -> String {
-        let row = crate::record::batch::records::<&str>(vec![stored.clone()], &[]).unwrap();
+        let row = crate::record::batch::records::<&str>(std::slice::from_ref(stored), &[]).unwrap();
         let shown = arrow::util::pretty::pretty_format_batches(&[row]).unwrap();
         format!("{shown} {stored:?} {}", stored.redacted_json().unwrap())
     }

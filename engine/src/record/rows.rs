@@ -249,7 +249,7 @@ mod tests {
     use crate::record::testing;
 
     fn replaced(name: &str, column: ArrayRef) -> RecordBatch {
-        let batch = batch::records::<&str>(vec![testing::full()], &[]).unwrap();
+        let batch = batch::records::<&str>(&[testing::full()], &[]).unwrap();
         let index = batch.schema().index_of(name).unwrap();
         let mut fields = batch.schema().fields().to_vec();
         fields[index] = Arc::new(arrow::datatypes::Field::new(
@@ -283,7 +283,7 @@ mod tests {
         ] {
             assert!(records_of(&replaced(name, column)).is_err(), "{name}");
         }
-        let batch = batch::records::<&str>(vec![testing::full()], &[]).unwrap();
+        let batch = batch::records::<&str>(&[testing::full()], &[]).unwrap();
         let without: Vec<usize> = (1..batch.num_columns()).collect();
         assert!(records_of(&batch.project(&without).unwrap()).is_err());
     }
@@ -292,7 +292,7 @@ mod tests {
         #[test]
         fn rows_come_back_equal(mut rows in prop::collection::vec(testing::stored(), 0..4)) {
             rows.sort_by_key(|row| std::cmp::Reverse((row.created_at, row.record_id)));
-            let batch = batch::records::<&str>(rows.clone(), &["unused"]).unwrap();
+            let batch = batch::records::<&str>(&rows, &["unused"]).unwrap();
             prop_assert!(records_of(&batch).unwrap() == rows);
         }
     }

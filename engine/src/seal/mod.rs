@@ -195,7 +195,7 @@ fields:
         for chunk in records.chunks(7) {
             let logged = decode_records(&encode_records(chunk)).unwrap();
             assert!(logged == chunk);
-            append(&table, batch::records::<&str>(logged, &[]).unwrap()).await;
+            append(&table, batch::records::<&str>(&logged, &[]).unwrap()).await;
         }
         let found = stored(&table).await;
         assert!(found == records);
@@ -210,7 +210,7 @@ fields:
         let records = evidence();
         let world = World::new();
         let table = world.open_kind("acme", TableKind::Evidence).await.unwrap();
-        append(&table, batch::evidence(records.clone()).unwrap()).await;
+        append(&table, batch::evidence(&records).unwrap()).await;
         let found = stored(&table).await;
         assert!(found == records);
         assert_eq!(root(&found), root(&records));

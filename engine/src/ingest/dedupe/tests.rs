@@ -68,7 +68,7 @@ fn stored(number: u8) -> StoredRecord {
 
 async fn append(table: &Table, rows: Vec<StoredRecord>) -> u64 {
     let promoted: [&str; 0] = [];
-    let rows = batch::records(rows, &promoted).unwrap();
+    let rows = batch::records(&rows, &promoted).unwrap();
     let state = table.state().await.unwrap();
     let outcome = table.append(&state, vec![rows], vec![], vec![]).await;
     match outcome.unwrap() {
