@@ -56,7 +56,7 @@ pub enum NodeError {
     },
     /// The folder is older than the one that was used last: it was copied, or restored from a backup.
     #[error(
-        "the log's folder is a copy, or was restored from a backup: put the newest one back, or abandon the node"
+        "the log's folder is a copy, was restored from a backup, or a copy of it was started: put the newest one back, readmit it if it is the newest, or abandon the node"
     )]
     Restored {
         /// The generation that was registered last.
@@ -113,17 +113,34 @@ struct Registration {
     /// Every volume of this node that was abandoned.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     abandoned: BTreeSet<String>,
-    /// The last abandonment.
+    /// What an operator did that led to this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    abandonment: Option<Abandonment>,
+    act: Option<Act>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Abandonment {
+struct Act {
     reason: String,
     by: String,
     at: Timestamp,
+}
+
+impl Act {
+    fn of(permit: &Permit<TenantAdmin>, reason: &str) -> Result<Self, NodeError> {
+        let decision = permit.decision();
+        if !decision.about().is_system() {
+            return Err(NodeError::Refused("the permit is not about the system"));
+        }
+        if reason.trim().is_empty() || reason.len() > REASON_BYTES_MAX {
+            return Err(NodeError::Refused("a reason has 1 to 1024 bytes"));
+        }
+        Ok(Self {
+            reason: reason.to_owned(),
+            by: decision.subject.clone(),
+            at: decision.made_at,
+        })
+    }
 }
 
 /// A generation of a volume that was claimed for one start.
@@ -178,7 +195,7 @@ impl Nodes {
                     previous: generation,
                     state: NodeState::Opening,
                     abandoned,
-                    abandonment: None,
+                    act: None,
                 })
             })
             .await?;
@@ -231,6 +248,41 @@ impl Nodes {
         Ok(())
     }
 
+    /// Takes a volume of the node up again, whose folder is at `generation`, though a copy of it was started in between.
+    /// Whatever runs with another generation takes no records any more. An operator's act, who says that this folder has
+    /// the most of what was acknowledged; what it has and the tables lack gets there at the next start.
+    ///
+    /// # Errors
+    /// When there is no such node, it has another volume or an abandoned one, the reason says nothing, or the permit is
+    /// not about the system.
+    pub async fn readmit(
+        &self,
+        permit: &Permit<TenantAdmin>,
+        (node, wal, generation): (&str, Uuid, u64),
+        reason: &str,
+    ) -> Result<(), NodeError> {
+        let act = Act::of(permit, reason)?;
+        let id = wal.to_string();
+        self.change(node, |registered| {
+            let registered = registered.ok_or(NodeError::Unknown)?;
+            if registered.abandoned.contains(&id) {
+                return Err(NodeError::Abandoned);
+            }
+            if registered.wal != id {
+                return Err(NodeError::Unknown);
+            }
+            Ok(Registration {
+                generation: registered.generation.max(generation) + 1,
+                previous: generation,
+                state: NodeState::Opening,
+                act: Some(act.clone()),
+                ..registered
+            })
+        })
+        .await?;
+        Ok(())
+    }
+
     /// Gives up a node's volume, with every acknowledged record in it that is in no table yet, and with it the leases
     /// that it holds. The node must not be running. An operator's act; its evidence is the permit's, and the reason stays
     /// in the document.
@@ -243,22 +295,12 @@ impl Nodes {
         node: &str,
         reason: &str,
     ) -> Result<(), NodeError> {
-        let decision = permit.decision();
-        if !decision.about().is_system() {
-            return Err(NodeError::Refused("the permit is not about the system"));
-        }
-        if reason.trim().is_empty() || reason.len() > REASON_BYTES_MAX {
-            return Err(NodeError::Refused("a reason has 1 to 1024 bytes"));
-        }
+        let act = Act::of(permit, reason)?;
         self.change(node, |registered| {
             let mut registered = registered.ok_or(NodeError::Unknown)?;
             registered.state = NodeState::Abandoned;
             registered.abandoned.insert(registered.wal.clone());
-            registered.abandonment = Some(Abandonment {
-                reason: reason.to_owned(),
-                by: decision.subject.clone(),
-                at: decision.made_at,
-            });
+            registered.act = Some(act.clone());
             Ok(registered)
         })
         .await?;
@@ -493,6 +535,31 @@ mod tests {
         }
         let back = nodes.claim("a", ONE, generation).await;
         assert!(matches!(back, Err(NodeError::Abandoned)));
+    }
+
+    #[tokio::test]
+    async fn the_newest_folder_is_readmitted_after_a_copy_of_it_was_started() {
+        let world = World::new().await;
+        let nodes = nodes(&world).await;
+        let permit = world.admin("_system").await;
+        let newest = start(&nodes, ONE, 0).await.unwrap();
+        let copy = start(&nodes, ONE, newest).await.unwrap();
+        assert_restored(nodes.claim("a", ONE, newest).await);
+        for (node, wal) in [("a", TWO), ("b", ONE)] {
+            let unknown = nodes.readmit(&permit, (node, wal, newest), "it is").await;
+            assert!(matches!(unknown, Err(NodeError::Unknown)));
+        }
+        let readmitted = nodes.readmit(&permit, ("a", ONE, newest), "it is the newest");
+        readmitted.await.unwrap();
+        // The copy, should it still run, is out, and stays out.
+        assert!(!nodes.is_current("a", &ONE.to_string(), copy).await.unwrap());
+        assert_restored(nodes.claim("a", ONE, copy).await);
+        let back = start(&nodes, ONE, newest).await.unwrap();
+        assert!(back > copy);
+        start(&nodes, ONE, back).await.unwrap();
+        nodes.abandon(&permit, "a", "it burnt").await.unwrap();
+        let abandoned = nodes.readmit(&permit, ("a", ONE, back), "it did not");
+        assert!(matches!(abandoned.await, Err(NodeError::Abandoned)));
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! `trailhouse repair`: put right what a lost disk or a copied folder left behind.
 
+use std::path::Path;
 use std::time::Instant;
 
 use catalog::guard::TenantAdmin;
@@ -37,14 +38,19 @@ enum Verb {
         #[arg(long)]
         set_aside: bool,
     },
-    /// Give up the log of a node that will not come back, with every acknowledged record in it that is in no table yet
+    /// Give up the log of a node that will not come back, or take this node's log up again after a copy of it was started
     #[command(
-        after_help = "Example:\n  trailhouse repair node --abandon node-1 --reason \"its disk burnt, ticket 4711\""
+        after_help = "Example:\n  trailhouse repair node --abandon node-1 --reason \"its disk burnt, ticket 4711\"\n  trailhouse repair node --readmit --reason \"the copy is stopped, this is the newest folder\""
     )]
     Node {
-        /// The node, which must not be running; the tenants it wrote for are free for others
-        #[arg(long, value_name = "NODE")]
-        abandon: String,
+        /// Give up the log of this node, which must not be running, with every acknowledged record in it that is in no
+        /// table yet; the tenants it wrote for are free for others
+        #[arg(long, value_name = "NODE", required_unless_present = "readmit")]
+        abandon: Option<String>,
+        /// Take up the configured folder, which is this node's and has the most of what was acknowledged; no server may
+        /// run with it or with a copy of it
+        #[arg(long, conflicts_with = "abandon")]
+        readmit: bool,
         /// Why, for those who ask later
         #[arg(long, value_name = "TEXT")]
         reason: String,
@@ -56,7 +62,12 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Erro
     let done = match arguments.verb {
         Verb::Dedup { tenant } => dedup(&operator, tenant.as_deref()).await,
         Verb::Wal { set_aside } => log(&operator, set_aside).await,
-        Verb::Node { abandon, reason } => node(&operator, &abandon, &reason).await,
+        Verb::Node {
+            abandon: Some(node),
+            reason,
+            ..
+        } => abandon(&operator, &node, &reason).await,
+        Verb::Node { reason, .. } => readmit(&operator, &reason).await,
     };
     operator.close().await;
     Ok(done?)
@@ -106,7 +117,33 @@ fn unusable(error: dedupe::Error) -> operator::Error {
     }
 }
 
-async fn node(operator: &Operator, name: &str, reason: &str) -> Result<(), operator::Error> {
+async fn readmit(operator: &Operator, reason: &str) -> Result<(), operator::Error> {
+    let permit = operator.permit::<TenantAdmin>(&TenantId::system()).await?;
+    let config = &operator.service.config.wal;
+    let found = Wal::inspect(&settings(&config.folder), &SystemDisk)?.found;
+    let volume = (config.node.as_str(), found.id, found.generation);
+    operator
+        .service
+        .nodes
+        .readmit(&permit, volume, reason)
+        .await?;
+    say(format!(
+        "{}: the folder is taken at the next start, and no copy of it",
+        config.node
+    ));
+    Ok(())
+}
+
+/// Neither looking nor setting aside minds how large the log may become.
+fn settings(folder: &Path) -> wal::Settings {
+    wal::Settings {
+        folder: folder.to_owned(),
+        segment_bytes_max: u64::MAX,
+        bytes_max: u64::MAX,
+    }
+}
+
+async fn abandon(operator: &Operator, name: &str, reason: &str) -> Result<(), operator::Error> {
     let permit = operator.permit::<TenantAdmin>(&TenantId::system()).await?;
     operator
         .service
@@ -121,12 +158,7 @@ async fn node(operator: &Operator, name: &str, reason: &str) -> Result<(), opera
 
 async fn log(operator: &Operator, set_aside: bool) -> Result<(), operator::Error> {
     operator.permit::<TenantAdmin>(&TenantId::system()).await?;
-    // Neither looking nor setting aside minds how large the log may become.
-    let settings = wal::Settings {
-        folder: operator.service.config.wal.folder.clone(),
-        segment_bytes_max: u64::MAX,
-        bytes_max: u64::MAX,
-    };
+    let settings = settings(&operator.service.config.wal.folder);
     if set_aside {
         let given_up = Wal::set_aside(&settings, &SystemDisk, &*operator.service.random)?;
         if given_up.is_empty() {
