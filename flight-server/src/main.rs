@@ -3,9 +3,12 @@
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use clap::Parser;
 use flight_server::cli::Cli;
+use flight_server::observe;
 use flight_server::service::install_tls_provider;
 
 /// A record is some hundred small allocations that one thread makes and another frees; the system's allocator spends
@@ -16,6 +19,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Plans are trees, and trees are walked and dropped by recursion: a worker's stack must hold the deepest plan that the
 /// limits admit, many times over. It is address space, not memory, until it is used.
 const STACK_BYTES: usize = 64 << 20;
+
+/// How long the last lines may take: whoever should read them may have stopped to.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     install_tls_provider();
@@ -31,6 +37,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    observe::settle(LAST_WORDS_MAX);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -49,5 +56,10 @@ fn complain(error: &dyn Error) {
         cause = error.source();
     }
     line.push('\n');
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    let (said, done) = mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::stderr().write_all(line.as_bytes());
+        let _ = said.send(());
+    });
+    let _ = done.recv_timeout(LAST_WORDS_MAX);
 }

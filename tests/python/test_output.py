@@ -47,6 +47,28 @@ def test_a_server_acknowledges_and_answers_without_its_log(tmp_path, out, err, f
         assert "cannot be written to standard output" in (tmp_path / "server.log").read_text()
 
 
+def test_a_server_waits_for_nobody_who_has_stopped_to_read(tmp_path):
+    world = World(tmp_path)
+    world.config.write_text(world.config.read_text() + '[log]\nfilter = "debug"\n')
+    world.run("tenant", "create", "initech", "--silo", "eu")
+    reader, writer = os.pipe()
+    world.start(stdout=subprocess.DEVNULL, stderr=writer)
+    try:
+        for number in range(300):
+            assert post(world, record(f"stuck-{number % 50}"), token="no token")[0] == 401
+            assert post(world, record(f"stuck-{number % 50}"))[0] == 200
+        # The pipe is full indeed.
+        os.set_blocking(writer, False)
+        with pytest.raises(BlockingIOError):
+            os.write(writer, b"x" * 65536)
+            os.write(writer, b"x")
+    finally:
+        os.set_blocking(writer, True)
+        assert world.stop() == 0
+        os.close(reader)
+        os.close(writer)
+
+
 def command(world, *words, stdout, stderr=subprocess.PIPE):
     words = [BINARY, *words, "--config", world.config]
     return subprocess.run(words, stdout=stdout, stderr=stderr, text=True, timeout=120)

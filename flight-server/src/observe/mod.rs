@@ -19,7 +19,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config::{Log, LogFormat};
 use labels::{BoundedTenants, Named};
-use lines::Lossy;
+use lines::Lines;
 
 pub use request::{CORRELATION_ID, Seen, identified, observed};
 
@@ -46,6 +46,9 @@ pub enum Error {
     /// The filter of the logs does not parse.
     #[error("the log filter does not parse")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// The thread that writes the log cannot be started.
+    #[error("the log's thread cannot be started: {0}")]
+    Thread(std::io::ErrorKind),
     /// Something else in this process logs already.
     #[error("logging is set up already")]
     Logging(#[from] TryInitError),
@@ -55,6 +58,16 @@ pub enum Error {
     /// Something else in this process records metrics already.
     #[error("metrics are recorded elsewhere already")]
     Recorder,
+}
+
+/// Standard error, once something is logged to it.
+static LINES: OnceLock<std::io::Result<Lines>> = OnceLock::new();
+
+/// Returns once what was logged is written, or after this time: for the end of a process.
+pub fn settle(time_max: Duration) {
+    if let Some(Ok(lines)) = LINES.get() {
+        lines.settle(time_max);
+    }
 }
 
 /// Starts logging to standard error; standard output belongs to the command line.
@@ -67,12 +80,14 @@ pub fn log(config: &Log) -> Result<(), Error> {
         // Added last, so that it wins over what the configuration says.
         filter = filter.add_directive(format!("{target}=warn").parse()?);
     }
+    let to = LINES.get_or_init(|| Lines::start(std::io::stderr()));
+    let to = to.as_ref().map_err(|error| Error::Thread(error.kind()))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| Lossy(std::io::stderr()));
+        .with_writer(|| to.clone());
     let format = config.format;
     std::panic::set_hook(Box::new(move |panic| {
-        lines::panicked(format, std::io::stderr(), panic);
+        lines::panicked(format, to.clone(), panic);
     }));
     match format {
         LogFormat::Json => lines
