@@ -5,7 +5,7 @@
 //! text ──statement, syntax──▶ one query ──session, tables──▶ only what the decision allows can be named
 //!      ──verify_logical (lineage, tenant_names)──▶ verified before any optimizer
 //!      ──guarded, guarded_exec, rows, masking──▶ scans are opaque leaves: tenant, row policy, then masks, inside
-//!      ──verify_physical, verify_rows──▶ VerifiedPlan ──run──▶ rows, after the evidence is durable ──answering──▶ and a receipt
+//!      ──verify_physical, verify_scans──▶ VerifiedPlan ──run──▶ rows, after the evidence is durable ──answering──▶ and a receipt
 //! ```
 //! What queries use is bounded: each has a share of the process's `resources` (`slots`, `memory`, `spill`), and plans and
 //! runs on threads that nothing else runs on (`planning`, `workers`).
@@ -80,6 +80,7 @@ mod verify_logical;
 mod verify_masks;
 mod verify_physical;
 mod verify_rows;
+mod verify_scans;
 mod viewer;
 mod workers;
 mod yielding;

@@ -53,8 +53,9 @@ use super::source::{Layout, RawScan, RecordSource};
 use super::table_name::TableName;
 use super::tables::SessionTables;
 use super::testing::{Caller, ONE, records};
+use super::verify_scans::each;
 use super::viewer::{View, Viewer, VisibleColumn};
-use super::{verify_logical, verify_masks, verify_physical, verify_rows};
+use super::{verify_logical, verify_masks, verify_physical, verify_rows, verify_scans};
 
 /// Everything that may notice, in the order in which a plan meets it.
 const LAYERS: &[&str] = &[
@@ -168,10 +169,13 @@ impl Mutant {
                 "verify_physical",
                 verify_physical::verify(plan, decision.id, false).is_err(),
             ),
-            ("verify_rows", verify_rows::verify(plan, decision).is_err()),
+            (
+                "verify_rows",
+                each(plan, |scan| verify_rows::verify(scan, decision)).is_err(),
+            ),
             (
                 "verify_masks",
-                verify_masks::verify(plan, decision).is_err(),
+                each(plan, |scan| verify_masks::verify(scan, decision)).is_err(),
             ),
             ("scan", ran.is_err_and(|error| is_ours(&error))),
         ];
@@ -769,8 +773,7 @@ async fn what_is_guarded_passes() {
         };
         for plan in [made, plan] {
             assert!(verify_physical::verify(&plan, decision.id, false).is_ok());
-            assert!(verify_rows::verify(&plan, decision).is_ok());
-            assert!(verify_masks::verify(&plan, decision).is_ok());
+            assert!(verify_scans::verify(&plan, decision).is_ok());
         }
     }
     let empty: Arc<dyn ExecutionPlan> = Arc::new(PlaceholderRowExec::new(records(ONE).schema()));

@@ -23,7 +23,7 @@ use super::account::Account;
 use super::error::Error;
 use super::evened::evened;
 use super::planning::{Planned, Work, panicked};
-use super::{sanitize, verify_masks, verify_physical, verify_rows};
+use super::{sanitize, verify_physical, verify_scans};
 
 /// Batches as they come. An error is an [`Error`], for [`Error::from_stream`] to take out.
 pub(super) type BatchStream = SendableRecordBatchStream;
@@ -102,8 +102,7 @@ impl VerifiedPlan {
                 leaves,
             } => {
                 verify_physical::verify(&plan, self.decision.id, leaves.memory)?;
-                verify_rows::verify(&plan, &self.decision)?;
-                verify_masks::verify(&plan, &self.decision)?;
+                verify_scans::verify(&plan, &self.decision)?;
                 self.planned.share.run(plan, context)
             }
         };

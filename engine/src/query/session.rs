@@ -28,9 +28,8 @@ use super::resources::Share;
 use super::table_name::AUDIT;
 use super::tables::{OneCatalog, SessionTables};
 use super::verify_logical::VerifyLogical;
-use super::verify_masks::VerifyMasks;
 use super::verify_physical::VerifyPhysical;
-use super::verify_rows::VerifyRows;
+use super::verify_scans::VerifyScans;
 use super::yielding::YieldAboveJoins;
 use super::zoned::ZONE;
 
@@ -103,13 +102,12 @@ fn physical_rules(
     decision: &Arc<Decision>,
     limits: &Limits,
 ) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let look = || -> [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 3] {
+    let look = || -> [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 2] {
         let decision_id = decision.id;
-        let own = || Arc::clone(decision);
+        let decision = Arc::clone(decision);
         [
             Arc::new(VerifyPhysical { decision_id }),
-            Arc::new(VerifyRows { decision: own() }),
-            Arc::new(VerifyMasks { decision: own() }),
+            Arc::new(VerifyScans { decision }),
         ]
     };
     let gauge = GaugeMemory {

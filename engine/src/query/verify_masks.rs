@@ -5,16 +5,8 @@
 //! takes nothing from the code that makes scans; what upcasters add to the rules can only be stricter, and is not looked
 //! at here.
 
-use std::any::Any;
-use std::sync::Arc;
-
 use catalog::guard::Decision;
 use catalog::policy::{FieldPath, Generalize, MaskRule, Step};
-use datafusion::common::Result as DataFusionResult;
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::error::DataFusionError;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use udfs::{JsonPath, JsonStep, Mask};
 
@@ -22,6 +14,7 @@ use super::error::Error;
 use super::guarded_exec::{GuardedScanExec, Shows};
 use super::masking::ColumnMask;
 use super::table_name::TableName;
+use super::verify_physical::refused;
 use super::viewer::TENANT;
 use crate::record::schema::{self, Visibility};
 
@@ -30,19 +23,8 @@ const OPEN: &[&str] = &["context", "extras", "labels"];
 /// Of the quarantine: a whole record, in which no rule can be trusted to find its field.
 const PAYLOAD: &str = "payload";
 
-/// Verifies that each scan of a plan shows what the decision lets it show.
-pub(crate) fn verify(plan: &Arc<dyn ExecutionPlan>, decision: &Decision) -> Result<(), Error> {
-    plan.apply(|node| {
-        if let Some(scan) = (node.as_ref() as &dyn Any).downcast_ref::<GuardedScanExec>() {
-            verify_scan(scan, decision)?;
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })
-    .map_err(super::sanitize::own)?;
-    Ok(())
-}
-
-fn verify_scan(scan: &GuardedScanExec, decision: &Decision) -> Result<(), Error> {
+/// Verifies that a scan shows what the decision lets it show.
+pub(crate) fn verify(scan: &GuardedScanExec, decision: &Decision) -> Result<(), Error> {
     if scan.tenant() != decision.tenant.as_str() || scan.told_apart_by() != Some(TENANT) {
         return Err(refused("a scan of another tenant's rows"));
     }
@@ -170,35 +152,5 @@ fn shows_no_more(mask: &Mask, rule: MaskRule) -> bool {
         Mask::Token(_) => rule.strictness() <= MaskRule::Token.strictness(),
         Mask::Redact => rule.strictness() <= MaskRule::Redact.strictness(),
         Mask::Nullify => true,
-    }
-}
-
-fn refused(what: &'static str) -> Error {
-    tracing::error!(what, "a physical plan was refused");
-    Error::Internal
-}
-
-/// The same verification as a rule of the optimizer.
-#[derive(Debug)]
-pub(crate) struct VerifyMasks {
-    pub(crate) decision: Arc<Decision>,
-}
-
-impl PhysicalOptimizerRule for VerifyMasks {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _config: &ConfigOptions,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        verify(&plan, &self.decision).map_err(DataFusionError::from)?;
-        Ok(plan)
-    }
-
-    fn name(&self) -> &str {
-        "verify_masks"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
     }
 }

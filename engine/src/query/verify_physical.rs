@@ -159,7 +159,7 @@ fn verify_aggregates(node: &dyn ExecutionPlan) -> Result<(), Error> {
 }
 
 /// A plan that nobody's statement can bring about: a fault of ours, or an attack.
-fn refused(what: &'static str) -> Error {
+pub(super) fn refused(what: &'static str) -> Error {
     tracing::error!(what, "a physical plan was refused");
     Error::Internal
 }
