@@ -21,11 +21,10 @@ use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::documents::{DocumentError, Documents};
 use crate::ids::{SiloId, TenantId};
-use crate::node::{NodeError, Nodes};
+use crate::node::{Holder, NodeError, Nodes};
 
 const KIND: &str = "leases";
 const ID: &str = "records";
@@ -62,17 +61,6 @@ pub enum LeaseError {
     /// The document is none of ours.
     #[error("the tenant's lease cannot be read")]
     Malformed(#[from] serde_json::Error),
-}
-
-/// Who asks: a node with the volume of its log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    /// The node's name.
-    pub node: String,
-    /// The id of its log's volume.
-    pub wal: Uuid,
-    /// The volume's generation.
-    pub generation: u64,
 }
 
 /// The right to number the records of a tenant.
@@ -145,8 +133,7 @@ impl Leases {
         for _ in 0..ATTEMPTS_MAX {
             let found = latest(&documents).await?;
             // After the lease was read: a start elsewhere in between takes the version that is next here.
-            let current = self.nodes.is_current(&holder.node, &wal, generation);
-            if !current.await? {
+            if !self.nodes.is_current(holder).await? {
                 return Err(LeaseError::Abandoned);
             }
             let (version, fence) = match found {
@@ -241,6 +228,8 @@ mod tests {
 
     use object_store::local::LocalFileSystem;
     use object_store::memory::InMemory;
+
+    use uuid::Uuid;
 
     use super::*;
     use crate::world::{World, id, silo};

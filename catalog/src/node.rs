@@ -158,6 +158,39 @@ impl Claim {
     }
 }
 
+/// A node with the volume of its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The node's name.
+    pub node: String,
+    /// The id of its log's volume.
+    pub wal: Uuid,
+    /// The volume's generation.
+    pub generation: u64,
+}
+
+/// A running node, which can ask whether it still is the one that is registered.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    nodes: Arc<Nodes>,
+    holder: Holder,
+}
+
+impl Standing {
+    /// The node of this registry.
+    pub fn new(nodes: Arc<Nodes>, holder: Holder) -> Self {
+        Self { nodes, holder }
+    }
+
+    /// Whether nobody has started a copy of its volume since, and no operator has given it up.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn holds(&self) -> Result<bool, NodeError> {
+        self.nodes.is_current(&self.holder).await
+    }
+}
+
 /// All nodes.
 #[derive(Debug)]
 pub struct Nodes {
@@ -317,14 +350,10 @@ impl Nodes {
     }
 
     /// Whether this is what the node runs with now: of its log no newer generation was claimed, and it is not over.
-    pub(crate) async fn is_current(
-        &self,
-        node: &str,
-        wal: &str,
-        generation: u64,
-    ) -> Result<bool, NodeError> {
-        let latest = self.latest(node).await?;
-        Ok(latest.is_some_and(|(_, registered)| registered.is_current(wal, generation)))
+    pub(crate) async fn is_current(&self, holder: &Holder) -> Result<bool, NodeError> {
+        let latest = self.latest(&holder.node).await?;
+        let wal = holder.wal.to_string();
+        Ok(latest.is_some_and(|(_, registered)| registered.is_current(&wal, holder.generation)))
     }
 
     /// Compare-and-set; gives the version that was put.
@@ -403,6 +432,15 @@ mod tests {
         Ok(raised)
     }
 
+    /// The node with the volume ONE.
+    fn holder(generation: u64) -> Holder {
+        Holder {
+            node: "a".to_owned(),
+            wal: ONE,
+            generation,
+        }
+    }
+
     #[track_caller]
     fn assert_restored<T: std::fmt::Debug>(outcome: Result<T, NodeError>) {
         assert!(
@@ -449,19 +487,9 @@ mod tests {
         let claim = nodes.claim("a", ONE, first).await.unwrap();
         // After it was.
         let raised = claim.generation();
-        assert!(
-            !nodes
-                .is_current("a", &ONE.to_string(), raised)
-                .await
-                .unwrap()
-        );
+        assert!(!nodes.is_current(&holder(raised)).await.unwrap());
         let second = start(&nodes, ONE, raised).await.unwrap();
-        assert!(
-            nodes
-                .is_current("a", &ONE.to_string(), second)
-                .await
-                .unwrap()
-        );
+        assert!(nodes.is_current(&holder(second)).await.unwrap());
         // A copy that was made in between.
         for old in [first, raised] {
             assert_restored(nodes.claim("a", ONE, old).await);
@@ -502,7 +530,7 @@ mod tests {
         assert!(!nodes.is_over("a", &one).await.unwrap());
         nodes.drained("a", ONE, generation).await.unwrap();
         assert!(nodes.is_over("a", &one).await.unwrap());
-        assert!(!nodes.is_current("a", &one, generation).await.unwrap());
+        assert!(!nodes.is_current(&holder(generation)).await.unwrap());
         assert_restored(nodes.claim("a", ONE, 0).await);
         start(&nodes, TWO, 0).await.unwrap();
         let replaced = nodes.claim("a", ONE, generation).await;
@@ -552,7 +580,7 @@ mod tests {
         let readmitted = nodes.readmit(&permit, ("a", ONE, newest), "it is the newest");
         readmitted.await.unwrap();
         // The copy, should it still run, is out, and stays out.
-        assert!(!nodes.is_current("a", &ONE.to_string(), copy).await.unwrap());
+        assert!(!nodes.is_current(&holder(copy)).await.unwrap());
         assert_restored(nodes.claim("a", ONE, copy).await);
         let back = start(&nodes, ONE, newest).await.unwrap();
         assert!(back > copy);

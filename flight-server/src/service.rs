@@ -442,8 +442,8 @@ impl Engine {
             random: Arc::clone(random),
             ids: Arc::clone(&ids),
         };
-        let wal = volume.map(|volume| Arc::clone(&volume.wal));
-        let sequencer = Arc::new(Sequencer::new(parts, wal, config.wal.lanes.clone()));
+        let log = volume.map(|volume| (Arc::clone(&volume.wal), volume.standing()));
+        let sequencer = Arc::new(Sequencer::new(parts, log, config.wal.lanes.clone()));
         let evidence = Arc::new(EvidenceLog::new(&sequencer));
         let index = volume.map_or_else(Dedup::in_memory, |volume| volume.index.clone());
         let lease = volume.map(|volume| (Arc::clone(&volume.leases), volume.holder.clone()));

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use catalog::clock::Random;
 use catalog::ids::{SiloId, TenantId};
-use catalog::lease::{Holder, Leases};
-use catalog::node::{NodeError, Nodes};
+use catalog::lease::Leases;
+use catalog::node::{Holder, NodeError, Nodes, Standing};
 use engine::disk::SystemDisk;
 use engine::ingest::dedupe::{self, CACHE_BYTES, Dedup};
 use engine::table::TableKind;
@@ -97,6 +97,11 @@ impl Volume {
             nodes,
             unreleased: recovery.sources,
         })
+    }
+
+    /// Whether the log still is this process's.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing::new(Arc::clone(&self.nodes), self.holder.clone())
     }
 
     /// The tenants that have anything in the log.

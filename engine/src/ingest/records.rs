@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use catalog::clock::{Clock, Timestamp};
 use catalog::ids::{PolicyVersion, RecordId, StreamName, TenantId};
-use catalog::lease::{Holder, Lease, LeaseError, Leases};
+use catalog::lease::{Lease, LeaseError, Leases};
+use catalog::node::Holder;
 
 use crate::record::{StoredRecord, batch, frame};
 use crate::seal::{self, Hash, leaf_hash};

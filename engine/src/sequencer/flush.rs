@@ -181,6 +181,12 @@ impl<F: Freight> Flusher<'_, F> {
         let started = Instant::now();
         let berth = &self.opened.berth;
         self.renew_key().await?;
+        if let Some(log) = &self.sequencer.journal {
+            match log.check_standing().await {
+                Err(LaneError::Elsewhere) => return Err(Fault::Fenced),
+                checked => checked?,
+            }
+        }
         let at = self.append(commit).await?;
         let at = match &at {
             Appended::At(version) => StoredAt::Version(*version),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use catalog::ids::{SiloId, TenantId};
 use catalog::keys::{EpochKey, KeyRing};
+use catalog::node::Standing;
 use serde_json::{Value, json};
 
 use crate::table::{TableKind, TableState};
@@ -17,17 +18,35 @@ use super::tree::{Notes, hash_of, hash_text};
 #[derive(Debug, Clone)]
 pub(crate) struct Journal {
     wal: Arc<Wal>,
+    standing: Standing,
     /// Where it ended when it was opened.
     opened_at: u64,
     app_id: Arc<str>,
 }
 
 impl Journal {
-    pub(super) fn new(wal: Arc<Wal>) -> Self {
+    pub(super) fn new(wal: Arc<Wal>, standing: Standing) -> Self {
         Self {
             opened_at: wal.last_position(),
             app_id: format!("th.wal:{}", wal.id()).into(),
             wal,
+            standing,
+        }
+    }
+
+    /// Refuses when the log is no longer this process's to bring into tables: a copy of it was started since, and what
+    /// both wrote under one position would be taken for the same.
+    pub(super) async fn check_standing(&self) -> Result<(), LaneError> {
+        match self.standing.holds().await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(LaneError::Elsewhere),
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "it cannot be seen whether this node is the one that is registered"
+                );
+                Err(LaneError::Unavailable)
+            }
         }
     }
 

@@ -32,6 +32,7 @@ use arrow::array::RecordBatch;
 use catalog::clock::{Clock, Random};
 use catalog::ids::{RecordId, RecordIds, SiloId, StreamName, TenantId};
 use catalog::keys::KeyRing;
+use catalog::node::Standing;
 use catalog::tenant::Registry;
 use tokio::runtime::Handle;
 
@@ -288,7 +289,7 @@ impl Sequencer {
     /// Lanes over this log. Without one, a write is acknowledged when it is in its table, and records are not taken.
     ///
     /// Their tasks run where this is called.
-    pub fn new(parts: Parts, wal: Option<Arc<Wal>>, settings: Settings) -> Self {
+    pub fn new(parts: Parts, log: Option<(Arc<Wal>, Standing)>, settings: Settings) -> Self {
         let Parts {
             tables,
             registry,
@@ -304,7 +305,7 @@ impl Sequencer {
             clock,
             random,
             ids,
-            journal: wal.map(Journal::new),
+            journal: log.map(|(wal, standing)| Journal::new(wal, standing)),
             settings,
             runtime: Handle::current(),
             shut: Mutex::default(),

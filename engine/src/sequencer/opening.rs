@@ -128,6 +128,9 @@ impl<F: Freight> Lane<F> {
             tenant: self.tenant.clone(),
             silo,
         };
+        if let Some(log) = &sequencer.journal {
+            log.check_standing().await?;
+        }
         let fence = self.freight.claim(&berth).await?;
         let state = fenced(&berth, fence).await?;
         for stream in tree::streams(&state) {
