@@ -16,7 +16,7 @@ use crate::record::canonical::{PayloadHash, key_digest, payload_hash};
 use crate::record::{Placement, Refusal, StoredRecord};
 use crate::seal::{Hash, leaf_hash};
 
-use super::dedupe::{self, KeyDigest};
+use super::dedupe::KeyDigest;
 use super::incoming::IncomingRecord;
 use super::outcome::{Error, Outcome};
 use super::rules::Rules;
@@ -76,13 +76,9 @@ impl Intake {
             payload_hash: submitted.keyed(&rules.payload_key),
             key_digest: key_digest(&parsed.idempotency_key, &rules.payload_key),
         };
+        let (key, payload) = (placement.key_digest, placement.payload_hash);
         let stored = rules.redactor.redact(parsed, placement, &*self.random);
         let stored = stored.map(Box::new).map_err(|_| Error::Unavailable)?;
-        let digests = || {
-            let key = dedupe::key_digest(stored.key_digest.as_deref()?)?;
-            Some((key, dedupe::payload_mac(stored.payload_hash.as_deref()?)?))
-        };
-        let (key, payload) = digests().ok_or(Error::Unavailable)?;
         Ok(Ok(Redacted {
             key,
             payload,

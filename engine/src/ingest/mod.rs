@@ -43,7 +43,7 @@ use tokio::time::Instant;
 
 use crate::record::StoredRecord;
 use crate::record::batch::QuarantineRow;
-use crate::record::canonical::release_digest;
+use crate::record::canonical::{digest_text, release_digest};
 use crate::seal::leaf_hash;
 use crate::sequencer::{LaneError, Lanes, Sequencer};
 
@@ -157,7 +157,7 @@ impl Ingest {
         in_time(ready).await?.map_err(lane_error)?;
         let rules = self.rules.of(decision).await?;
         let checker = schema::checker(&self.schemas, decision).await?;
-        let mut request = Request::default();
+        let mut request = Request::of(records.len());
         for (position, record) in records.into_iter().enumerate() {
             if position % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1 {
                 tokio::task::yield_now().await;
@@ -196,11 +196,11 @@ impl Ingest {
             .and_then(Result::ok)
             .ok_or(Error::Unavailable)?;
         let key = release_digest(entry, &rules.payload_key);
-        stored.key_digest = Some(key.clone());
+        stored.key_digest = Some(digest_text(&key));
         stored.ingested_at = self.intake.clock.now();
         let payload = stored.payload_hash.as_deref();
         let candidate = Candidate {
-            key: dedupe::key_digest(&key).ok_or(Error::Unavailable)?,
+            key,
             payload: payload
                 .and_then(dedupe::payload_mac)
                 .ok_or(Error::Unavailable)?,

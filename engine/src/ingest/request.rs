@@ -21,7 +21,6 @@ use super::rules::Rules;
 const PORTION_BYTES_MAX: usize = 4 << 20;
 
 /// One request.
-#[derive(Default)]
 pub(super) struct Request {
     settled: Vec<(usize, Outcome)>,
     /// What is to be stored, in portions for the lane.
@@ -42,6 +41,18 @@ struct Sent {
 }
 
 impl Request {
+    /// Has room for so many records.
+    pub(super) fn of(records: usize) -> Self {
+        Self {
+            settled: Vec::with_capacity(records),
+            portions: Vec::new(),
+            sent: Vec::with_capacity(records),
+            foreign: Vec::new(),
+            aside: Vec::new(),
+            reasons: BTreeSet::new(),
+        }
+    }
+
     /// `bytes`: how large the record was when it was sent.
     pub(super) fn add(&mut self, position: usize, bytes: usize, redacted: Redacted, rules: &Rules) {
         let Redacted {
@@ -70,10 +81,12 @@ impl Request {
                 portion.bytes += bytes;
                 portion.candidates.push(candidate);
             }
-            _ => self.portions.push(Portion {
-                candidates: vec![candidate],
-                bytes,
-            }),
+            _ => {
+                let expected = self.sent.capacity() - self.sent.len();
+                let mut candidates = Vec::with_capacity(expected.max(1));
+                candidates.push(candidate);
+                self.portions.push(Portion { candidates, bytes });
+            }
         }
         self.sent.push(Sent {
             position,

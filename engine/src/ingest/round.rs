@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use catalog::ids::StreamName;
 
+use crate::record::canonical::payload_text;
 use crate::seal::{self, Hash};
 use crate::sequencer::Plan;
 
-use super::dedupe::{KeyDigest, Known, payload_text};
+use super::dedupe::{KeyDigest, Known};
 use super::outcome::{GroupPromise, Promise, Receipt};
 use super::records::{Candidate, Disposition, Memo, RecordRows, Records, Stream};
 

@@ -257,7 +257,11 @@ fn quarantine_column(field: &Field, rows: &[QuarantineRow]) -> Result<ArrayRef, 
 }
 
 fn texts<'r, R>(rows: &'r [R], value: impl Fn(&'r R) -> Option<&'r str>) -> ArrayRef {
-    Arc::new(rows.iter().map(value).collect::<StringArray>())
+    let texts = || rows.iter().map(&value);
+    let bytes = texts().flatten().map(str::len).sum();
+    let mut builder = StringBuilder::with_capacity(rows.len(), bytes);
+    texts().for_each(|text| builder.append_option(text));
+    Arc::new(builder.finish())
 }
 
 fn owned_texts<R>(rows: &[R], value: impl Fn(&R) -> Option<String>) -> ArrayRef {

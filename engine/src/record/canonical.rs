@@ -39,6 +39,10 @@ use super::parse::{AuditRecord, Party};
 
 /// What the normal form of a usual record takes, in bytes.
 const FORM_CAPACITY: usize = 1024;
+/// What a keyed payload hash begins with.
+pub(crate) const PAYLOAD_PREFIX: &str = "hmac-sha256:";
+/// The members of a record, without those that its version of the schema does not have.
+const MEMBERS: usize = 10;
 
 /// A value that RFC 8785 has no text for. No value that [`super::json`] reads is one.
 #[derive(Debug, thiserror::Error)]
@@ -71,52 +75,63 @@ pub fn payload_hash(record: &AuditRecord) -> Result<PayloadHash, NoCanonicalForm
 /// The form of an idempotency key by which its record is found again: all 256 bits, since a short digest could be
 /// collided on purpose; keyed, so that the table confirms no guess; and of the key as it was sent, so that a write rule on
 /// its column, or a change of that rule, hides no duplicate.
-pub fn key_digest(idempotency_key: &str, key: &SecretKey) -> String {
-    URL_SAFE_NO_PAD.encode(key.mac(&[b"th-key-digest", idempotency_key.as_bytes()]))
+pub fn key_digest(idempotency_key: &str, key: &SecretKey) -> [u8; 32] {
+    key.mac(&[b"th-key-digest", idempotency_key.as_bytes()])
 }
 
 /// The same for a record that comes out of quarantine: no key that could be sent has this form.
-pub fn release_digest(entry: RecordId, key: &SecretKey) -> String {
-    URL_SAFE_NO_PAD.encode(key.mac(&[b"th-release", &entry.to_bytes()]))
+pub fn release_digest(entry: RecordId, key: &SecretKey) -> [u8; 32] {
+    key.mac(&[b"th-release", &entry.to_bytes()])
+}
+
+/// A digest of a key as its column has it.
+pub fn digest_text(digest: &[u8; 32]) -> String {
+    URL_SAFE_NO_PAD.encode(digest)
+}
+
+/// A keyed payload hash as its column has it.
+pub fn payload_text(keyed: &[u8; 32]) -> String {
+    let mut text = String::with_capacity(PAYLOAD_PREFIX.len() + 43);
+    text.push_str(PAYLOAD_PREFIX);
+    URL_SAFE_NO_PAD.encode_string(keyed, &mut text);
+    text
 }
 
 /// The text of the normal form.
 pub(crate) fn normal_form(record: &AuditRecord) -> Result<String, NoCanonicalForm> {
     let created_at = record.created_at.to_string();
     let schema_version = record.schema_version.to_string();
-    let mut form = BTreeMap::from([
-        ("tenantId", Part::Text(record.tenant_id.as_str())),
-        ("createdAt", Part::Text(&created_at)),
-        ("schemaVersion", Part::Text(&schema_version)),
-        ("action", Part::Text(&record.action)),
-        ("resource", party(&record.resource)),
-        ("actor", party(&record.actor)),
-    ]);
-    let mut correlation = BTreeMap::from([("traceId", Part::Text(&record.trace_id))]);
-    if let Some(span_id) = &record.span_id {
-        correlation.insert("spanId", Part::Text(span_id));
-    }
-    form.insert("correlation", Part::Members(correlation));
-    if let Some(purpose) = &record.purpose {
-        form.insert("purpose", Part::Text(purpose));
-    }
-    if let Some(labels) = &record.labels {
-        let labels = labels.iter();
-        let labels = labels.map(|(key, value)| (key.as_str(), Part::Text(value)));
-        form.insert("labels", Part::Members(labels.collect()));
-    }
-    if let Some(context) = &record.context {
-        form.insert("context", Part::Members(parts(context).collect()));
-    }
+    let mut correlation = vec![("traceId", Part::Text(&record.trace_id))];
+    let span_id = record.span_id.as_ref();
+    correlation.extend(span_id.map(|span_id| ("spanId", Part::Text(span_id))));
+    // In the byte order of the names, as objects are written; sorted below only where something comes between.
+    let mut form = Vec::with_capacity(MEMBERS);
+    form.push(("action", Part::Text(&record.action)));
+    form.push(("actor", party(&record.actor)));
+    let context = record.context.as_ref();
+    form.extend(context.map(|context| ("context", Part::Object(context))));
+    form.push(("correlation", Part::Members(correlation)));
+    form.push(("createdAt", Part::Text(&created_at)));
+    let labels = record.labels.as_ref();
+    form.extend(labels.map(|labels| ("labels", Part::Labels(labels))));
+    let purpose = record.purpose.as_ref();
+    form.extend(purpose.map(|purpose| ("purpose", Part::Text(purpose))));
+    form.push(("resource", party(&record.resource)));
+    form.push(("schemaVersion", Part::Text(&schema_version)));
+    form.push(("tenantId", Part::Text(record.tenant_id.as_str())));
     for (key, value) in &record.extras {
-        match (form.get_mut(key.as_str()), value) {
-            (Some(Part::Members(members)), Value::Object(more)) => members.extend(parts(more)),
-            (Some(_), _) => {}
-            (None, value) => {
-                form.insert(key, Part::Value(value));
+        let known = form.iter_mut().find(|(name, _)| name == key);
+        match (known.map(|(_, part)| part), value) {
+            (Some(Part::Members(members)), Value::Object(more)) => {
+                let more = more.iter().filter(|(_, value)| !value.is_null());
+                members.extend(more.map(|(key, value)| (key.as_str(), Part::Value(value))));
+                members.sort_unstable_by_key(|(name, _)| *name);
             }
+            (Some(_), _) | (None, Value::Null) => {}
+            (None, value) => form.push((key, Part::Value(value))),
         }
     }
+    form.sort_by_key(|(name, _)| *name);
     let mut text = String::with_capacity(FORM_CAPACITY);
     Part::Members(form).write(&mut text)?;
     Ok(text)
@@ -126,7 +141,9 @@ pub(crate) fn normal_form(record: &AuditRecord) -> Result<String, NoCanonicalFor
 enum Part<'r> {
     Text(&'r str),
     Value(&'r Value),
-    Members(BTreeMap<&'r str, Self>),
+    Object(&'r Map<String, Value>),
+    Labels(&'r BTreeMap<String, String>),
+    Members(Vec<(&'r str, Self)>),
 }
 
 impl Part<'_> {
@@ -137,34 +154,31 @@ impl Part<'_> {
                 Ok(())
             }
             Self::Value(value) => jcs::write(text, value, Nulls::Dropped),
+            Self::Object(members) => jcs::write_map(text, members, Nulls::Dropped),
+            Self::Labels(labels) => {
+                let labels = labels.iter().map(|(key, value)| (key.as_str(), value));
+                jcs::write_object(text, labels, |value, text| {
+                    jcs::write_string(text, value);
+                    Ok(())
+                })
+            }
             Self::Members(members) => {
-                let members = members.iter();
-                let members = members.filter(|(_, part)| !matches!(part, Self::Value(Value::Null)));
-                let members = members.map(|(key, part)| (*key, part));
+                let members = members.iter().map(|(key, part)| (*key, part));
                 jcs::write_object(text, members, Self::write)
             }
         }
     }
 }
 
-fn parts(members: &Map<String, Value>) -> impl Iterator<Item = (&str, Part<'_>)> {
-    members
-        .iter()
-        .map(|(key, value)| (key.as_str(), Part::Value(value)))
-}
-
 fn party(party: &Party) -> Part<'_> {
-    Part::Members(BTreeMap::from([
-        ("type", Part::Text(&party.kind)),
-        ("id", Part::Text(&party.id)),
-    ]))
+    let id = ("id", Part::Text(&party.id));
+    Part::Members(vec![id, ("type", Part::Text(&party.kind))])
 }
 
 impl PayloadHash {
-    /// The form that is stored, under the tenant's payload key.
-    pub fn keyed(&self, key: &SecretKey) -> String {
-        let tag = key.mac(&[&self.0]);
-        format!("hmac-sha256:{}", URL_SAFE_NO_PAD.encode(tag))
+    /// What is stored of it, under the tenant's payload key.
+    pub fn keyed(&self, key: &SecretKey) -> [u8; 32] {
+        key.mac(&[&self.0])
     }
 
     /// The bytes.
@@ -244,7 +258,8 @@ mod tests {
         assert_eq!(normal_form(&record(SENT)).unwrap(), FORM);
         assert_eq!(hash(SENT), HASH);
         let key = SecretKey::new([7; 32]);
-        assert_eq!(payload_hash(&record(SENT)).unwrap().keyed(&key), KEYED);
+        let keyed = payload_hash(&record(SENT)).unwrap().keyed(&key);
+        assert_eq!(payload_text(&keyed), KEYED);
         // The form is a record itself, and its own normal form.
         assert_eq!(hash(FORM), HASH);
     }

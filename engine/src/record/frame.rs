@@ -38,7 +38,7 @@ const QUARANTINE: u8 = 2;
 /// Bytes that the smallest row takes: presence, record id and one instant.
 const ROW_BYTES_MIN: usize = 28;
 /// Bytes that a usual row takes, to begin with.
-const ROW_BYTES: usize = 768;
+const ROW_BYTES: usize = 1_280;
 /// Columns of a record that are text or nothing.
 const TEXTS: usize = 16;
 const LABELS: u32 = 1 << TEXTS;

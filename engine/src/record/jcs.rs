@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 use super::canonical::NoCanonicalForm;
 
@@ -40,23 +40,31 @@ pub(super) fn write(text: &mut String, value: &Value, nulls: Nulls) -> Result<()
             }
             text.push(']');
         }
-        Value::Object(members) => {
-            let members = members.iter().map(|(key, value)| (key.as_str(), value));
-            let members = members.filter(|(_, value)| nulls == Nulls::Kept || !value.is_null());
-            return write_object(text, members, |value, text| write(text, value, nulls));
-        }
+        Value::Object(members) => return write_map(text, members, nulls),
     }
     Ok(())
 }
 
-/// Appends an object with these members, each written by `write`.
+/// Appends the canonical text of an object.
+pub(super) fn write_map(
+    text: &mut String,
+    members: &Map<String, Value>,
+    nulls: Nulls,
+) -> Result<(), NoCanonicalForm> {
+    let members = members.iter().map(|(key, value)| (key.as_str(), value));
+    let members = members.filter(|(_, value)| nulls == Nulls::Kept || !value.is_null());
+    write_object(text, members, |value, text| write(text, value, nulls))
+}
+
+/// Appends an object with these members, which come in the byte order of their names, each written by `write`.
 pub(super) fn write_object<'m, M: 'm>(
     text: &mut String,
     members: impl Iterator<Item = (&'m str, &'m M)> + Clone,
     write: impl Fn(&M, &mut String) -> Result<(), NoCanonicalForm>,
 ) -> Result<(), NoCanonicalForm> {
     text.push('{');
-    if is_in_order(members.clone().map(|(key, _)| key)) {
+    let mut names = members.clone().map(|(name, _)| name);
+    if names.all(|name| name.bytes().all(|byte| byte < SORTS_APART)) {
         write_members(text, members, write)?;
     } else {
         let mut sorted: Vec<_> = members.collect();
@@ -83,22 +91,21 @@ fn write_members<'m, M: 'm>(
     Ok(())
 }
 
-/// Whether the keys are surely in the order of their UTF-16 code units.
-fn is_in_order<'k>(mut keys: impl Iterator<Item = &'k str>) -> bool {
-    let mut before = "";
-    keys.all(|key| {
-        let is_after = before <= key && key.bytes().all(|byte| byte < SORTS_APART);
-        before = key;
-        is_after
-    })
-}
-
 /// Appends a string with the escapes that it must have and no other.
 pub(super) fn write_string(text: &mut String, string: &str) {
     text.push('"');
+    // Nearly every text; without a way out of the loop, it looks at many bytes at once.
+    if !string
+        .bytes()
+        .fold(false, |any, byte| any | is_escaped(byte))
+    {
+        text.push_str(string);
+        text.push('"');
+        return;
+    }
     let mut plain = 0;
     for (at, byte) in string.bytes().enumerate() {
-        if byte >= b' ' && byte != b'"' && byte != b'\\' {
+        if !is_escaped(byte) {
             continue;
         }
         text.push_str(&string[plain..at]);
@@ -120,6 +127,10 @@ pub(super) fn write_string(text: &mut String, string: &str) {
     }
     text.push_str(&string[plain..]);
     text.push('"');
+}
+
+fn is_escaped(byte: u8) -> bool {
+    (byte < b' ') | (byte == b'"') | (byte == b'\\')
 }
 
 /// Appends a number as ECMAScript writes the double that it is.

@@ -28,7 +28,7 @@ use catalog::ids::{PolicyVersion, RecordId, StreamName, TenantId};
 use catalog::policy::{Bundle, FieldPath, RetentionClass, Step, WriteRule};
 use serde_json::{Map, Value};
 
-use super::canonical::{NoCanonicalForm, text};
+use super::canonical::{NoCanonicalForm, digest_text, payload_text, text};
 use super::change::{Change, Secrets, strictest};
 use super::json::{push_index, push_key};
 use super::layout::{self, Entry};
@@ -48,9 +48,9 @@ pub struct Placement {
     /// Where it was sent.
     pub stream: StreamName,
     /// Keyed form of its payload hash ([`super::canonical::PayloadHash::keyed`]).
-    pub payload_hash: String,
+    pub payload_hash: [u8; 32],
     /// Keyed digest of the idempotency key as it was sent ([`super::canonical::key_digest`]).
-    pub key_digest: String,
+    pub key_digest: [u8; 32],
 }
 
 /// The field rules of one policy, ready to be applied to many records.
@@ -160,8 +160,8 @@ impl Redactor {
             segment_id: None,
             salt,
             sealed_fields: cut.sealed,
-            payload_hash: Some(placement.payload_hash),
-            key_digest: Some(placement.key_digest),
+            payload_hash: Some(payload_text(&placement.payload_hash)),
+            key_digest: Some(digest_text(&placement.key_digest)),
         })
     }
 
@@ -237,7 +237,7 @@ impl Redactor {
         members: Option<Map<String, Value>>,
         cut: &mut CutOut,
     ) -> Result<Option<String>, NoCanonicalForm> {
-        let Some(members) = members else {
+        let Some(mut members) = members else {
             return Ok(None);
         };
         let whole = self.columns.get(name);
@@ -257,8 +257,8 @@ impl Redactor {
             pointer: format!("/{name}"),
             cut,
         };
-        let kept = walk.object(members, &live)?;
-        text(&Value::Object(kept)).map(Some)
+        walk.object(&mut members, &live)?;
+        text(&Value::Object(members)).map(Some)
     }
 
     fn any_key<'r>(&'r self, key: &str) -> impl Iterator<Item = &'r Rule> {
@@ -391,65 +391,66 @@ struct Walk<'r, 'c> {
 impl<'r> Walk<'r, '_> {
     fn object(
         &mut self,
-        members: Map<String, Value>,
+        members: &mut Map<String, Value>,
         live: &[Live<'r>],
-    ) -> Result<Map<String, Value>, NoCanonicalForm> {
-        let mut kept = Map::new();
-        for (key, value) in members {
-            let is_here = |step: &Step| matches!(step, Step::Key(wanted) if *wanted == key);
-            let (mut matched, next) = advance(live, is_here);
-            matched.extend(self.redactor.any_key(&key));
-            let mark = self.pointer.len();
-            push_key(&mut self.pointer, &key);
-            if let Some(value) = self.place(value, &matched, &next)? {
-                kept.insert(key, value);
+    ) -> Result<(), NoCanonicalForm> {
+        let mut outcome = Ok(());
+        members.retain(|key, value| {
+            if outcome.is_err() {
+                return false;
             }
+            let is_here = |step: &Step| matches!(step, Step::Key(wanted) if wanted == key);
+            let (mut matched, next) = advance(live, is_here);
+            matched.extend(self.redactor.any_key(key));
+            let mark = self.pointer.len();
+            push_key(&mut self.pointer, key);
+            let stays = self.place(value, &matched, &next);
             self.pointer.truncate(mark);
-        }
-        Ok(kept)
+            stays.unwrap_or_else(|error| {
+                outcome = Err(error);
+                false
+            })
+        });
+        outcome
     }
 
-    fn array(
-        &mut self,
-        elements: Vec<Value>,
-        live: &[Live<'r>],
-    ) -> Result<Vec<Value>, NoCanonicalForm> {
+    fn array(&mut self, elements: &mut [Value], live: &[Live<'r>]) -> Result<(), NoCanonicalForm> {
         let (matched, next) = advance(live, |step| *step == Step::AnyElement);
-        let mut kept = Vec::with_capacity(elements.len());
-        for (index, value) in elements.into_iter().enumerate() {
+        for (index, value) in elements.iter_mut().enumerate() {
             let mark = self.pointer.len();
             push_index(&mut self.pointer, index);
-            kept.push(self.place(value, &matched, &next)?.unwrap_or_default());
+            self.place(value, &matched, &next)?;
             self.pointer.truncate(mark);
         }
-        Ok(kept)
+        Ok(())
     }
 
-    /// What stays at this place: nothing if a rule names it.
+    /// Whether the place keeps its value. If a rule names it, the value is cut out, and null is left of it.
     fn place(
         &mut self,
-        value: Value,
+        value: &mut Value,
         matched: &[&'r Rule],
         live: &[Live<'r>],
-    ) -> Result<Option<Value>, NoCanonicalForm> {
+    ) -> Result<bool, NoCanonicalForm> {
         if matched.is_empty() {
-            return self.inside(value, live).map(Some);
+            self.inside(value, live)?;
+            return Ok(true);
         }
         let change = strictest_of(matched);
-        let value = match change.write {
-            WriteRule::Keep => self.inside(value, live)?,
-            _ => value,
-        };
+        let mut value = value.take();
+        if change.write == WriteRule::Keep {
+            self.inside(&mut value, live)?;
+        }
         self.cut
             .put(self.pointer.clone(), matched, change.value(value))?;
-        Ok(None)
+        Ok(false)
     }
 
-    fn inside(&mut self, value: Value, live: &[Live<'r>]) -> Result<Value, NoCanonicalForm> {
+    fn inside(&mut self, value: &mut Value, live: &[Live<'r>]) -> Result<(), NoCanonicalForm> {
         match value {
-            Value::Object(members) => self.object(members, live).map(Value::Object),
-            Value::Array(elements) => self.array(elements, live).map(Value::Array),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(value),
+            Value::Object(members) => self.object(members, live),
+            Value::Array(elements) => self.array(elements, live),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
         }
     }
 }
@@ -566,8 +567,8 @@ mod tests {
             record_id: RecordId::parse("01J9ZC5K5Q2Z6S0Z2G1WZQW5Q4").unwrap(),
             ingested_at: Timestamp::parse_rfc3339("2025-10-28T08:00:01Z").unwrap(),
             stream: StreamName::audit_default(),
-            payload_hash: "hmac-sha256:x".to_owned(),
-            key_digest: "x".to_owned(),
+            payload_hash: [1; 32],
+            key_digest: [2; 32],
         }
     }
 

@@ -89,8 +89,8 @@ fields:
                     record_id: RecordId::from_bytes(id),
                     ingested_at: now,
                     stream: StreamName::audit_default(),
-                    payload_hash: "hmac-sha256:x".to_owned(),
-                    key_digest: "x".to_owned(),
+                    payload_hash: [1; 32],
+                    key_digest: [2; 32],
                 };
                 let mut stored = redactor.redact(record, placement, &random).unwrap();
                 stored.leaf_index = Some(number);

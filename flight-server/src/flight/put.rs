@@ -186,7 +186,9 @@ struct Load<'a> {
 }
 
 /// A row and its number.
-type Numbered = (u64, Row);
+///
+/// Boxed: rows are large, and are sorted by stream.
+type Numbered = (u64, Box<Row>);
 
 impl Load<'_> {
     async fn run<S>(&mut self, messages: S) -> Result<(), Box<Problem>>
@@ -220,7 +222,7 @@ impl Load<'_> {
         let (mut chunk, mut bytes) = (Vec::new(), 0);
         for row in columns.rows(batch, reading) {
             bytes += row.bytes;
-            chunk.push((self.report.rows, row));
+            chunk.push((self.report.rows, Box::new(row)));
             self.report.rows += 1;
             if chunk.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES {
                 self.store_rows(std::mem::take(&mut chunk)).await?;
@@ -242,7 +244,7 @@ impl Load<'_> {
             let service = &self.flight.service;
             let (numbers, records): (Vec<u64>, Vec<IncomingRecord>) = rows
                 .into_iter()
-                .map(|(number, row)| (number, IncomingRecord::Row(Box::new(row))))
+                .map(|(number, row)| (number, IncomingRecord::Row(row)))
                 .unzip();
             let permit = self.permit(stream).await?;
             let outcomes = intake::take(service, permit, records, Mode::Batch).await?;

@@ -74,7 +74,12 @@ async fn next(
     let turn = Arc::clone(room).acquire_owned().await.ok();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, turn),
+            Ok((stream, _)) => {
+                // The rest of an answer does not wait until the client has confirmed its beginning, which clients put
+                // off for some 40 ms. A socket that is gone already is noticed at its first use.
+                let _ = stream.set_nodelay(true);
+                return (stream, turn);
+            }
             Err(error) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,

@@ -18,6 +18,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use catalog::ids::{PolicyVersion, RecordId, StreamName, TenantId};
 
 use crate::ingest::outcome::Receipt;
+use crate::record::canonical::PAYLOAD_PREFIX;
 use crate::table;
 
 /// What the index needs of a row.
@@ -30,7 +31,6 @@ pub(super) const COLUMNS: [&str; 7] = [
     "leaf_index",
     "segment_id",
 ];
-const PAYLOAD_PREFIX: &str = "hmac-sha256:";
 
 /// What a key is found by: all 256 bits of [`crate::record::canonical::key_digest`].
 pub(crate) type KeyDigest = [u8; 32];
@@ -52,11 +52,6 @@ pub(crate) fn key_digest(text: &str) -> Option<KeyDigest> {
 /// The bytes of a row's `payload_hash`.
 pub(crate) fn payload_mac(text: &str) -> Option<[u8; 32]> {
     key_digest(text.strip_prefix(PAYLOAD_PREFIX)?)
-}
-
-/// The text of a `payload_hash`.
-pub(crate) fn payload_text(mac: &[u8; 32]) -> String {
-    format!("{PAYLOAD_PREFIX}{}", URL_SAFE_NO_PAD.encode(mac))
 }
 
 pub(super) fn encode(known: &Known) -> Vec<u8> {
@@ -171,6 +166,7 @@ impl<'rows> Columns<'rows> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::canonical::payload_text;
 
     fn known(stream: &str, segment_id: Option<&str>) -> Known {
         Known {

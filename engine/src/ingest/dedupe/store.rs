@@ -202,6 +202,9 @@ impl Store {
             let writing = self.writing(entries.len())?;
             {
                 let mut table = writing.open_table(definition(&name))?;
+                // Neighbours share the pages on the way to them.
+                let mut entries: Vec<_> = entries.iter().collect();
+                entries.sort_unstable_by_key(|(key, _)| *key);
                 for (key, known) in entries {
                     table.insert(key, entry::encode(known).as_slice())?;
                 }

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::ingest::outcome::Receipt;
+use crate::record::canonical::payload_text;
 use crate::record::testing::bare;
 use crate::record::{StoredRecord, batch};
 use crate::table::AppendOutcome;
