@@ -8,6 +8,10 @@ use catalog::ids::{RecordId, StreamName, TenantId};
 use catalog::policy::RetentionClass;
 use engine::record::{Promoted, StoredRecord};
 
+/// What the server allocates with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A record of usual size with three classed values: a column, a promoted one and one cut out.
 pub fn record(number: i64) -> StoredRecord {
     let text = |text: &str| Some(text.to_owned());
