@@ -19,7 +19,9 @@ use super::outcome::Receipt;
 use super::round::Round;
 
 /// Records that are decided without leaving the task.
-const RECORDS_INLINE_MAX: usize = 64;
+const RECORDS_INLINE_MAX: usize = 1_024;
+/// Keys of a flush that are dealt with together: whoever takes records waits for that long.
+const KEYS_AT_ONCE: usize = 512;
 const NO_SEQUEL: LaneError = LaneError::Fault(
     "the write-ahead log does not go on where the table ends: another node has written",
 );
@@ -364,20 +366,29 @@ impl Freight for Records {
         let place = place(berth);
         match at {
             StoredAt::Version(version) => {
-                let entries = {
-                    let log = self.log();
-                    let known = |key: &KeyDigest| Some((*key, log.known.get(key)?.clone()));
-                    keys.iter().filter_map(known).collect()
-                };
+                let mut entries = Vec::with_capacity(keys.len());
+                for keys in keys.chunks(KEYS_AT_ONCE) {
+                    {
+                        let log = self.log();
+                        let known = |key: &KeyDigest| Some((*key, log.known.get(key)?.clone()));
+                        entries.extend(keys.iter().filter_map(known));
+                    }
+                    tokio::task::yield_now().await;
+                }
                 self.index.apply(&place, version, entries).await;
             }
             StoredAt::Before(state) => {
                 self.index.catch_up(&place, &berth.table, state).await?;
             }
         }
-        let mut log = self.log();
-        for key in keys {
-            log.known.remove(key);
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            {
+                let mut log = self.log();
+                for key in keys {
+                    log.known.remove(key);
+                }
+            }
+            tokio::task::yield_now().await;
         }
         Ok(())
     }

@@ -271,11 +271,11 @@ impl<F: Freight> Flusher<'_, F> {
     async fn numbered(
         &self,
         state: &Arc<TableState>,
-        prepared: &Prepared<F::Entries>,
+        prepared: &Arc<Prepared<F::Entries>>,
         notes: &mut Notes,
     ) -> Result<RecordBatch, Fault> {
         let mut batch = prepared.batch.clone();
-        for leaves in &prepared.leaves {
+        for (at, leaves) in prepared.leaves.iter().enumerate() {
             let stream = leaves.stream.as_str();
             let tree = self.opened.berth.tree(state, stream).await?;
             match leaves.first {
@@ -283,7 +283,16 @@ impl<F: Freight> Flusher<'_, F> {
                 Some(_) => {}
                 None => batch = moved(&batch, tree.next()).ok_or(LaneError::Unavailable)?,
             }
-            tree.append(leaves, notes);
+            // Hashes for many milliseconds when the flush is large.
+            let prepared = Arc::clone(prepared);
+            let appending = tokio::task::spawn_blocking(move || {
+                let mut notes = Notes::default();
+                tree.append(&prepared.leaves[at], &mut notes);
+                notes
+            });
+            let noted = appending.await.map_err(|_| LaneError::Unavailable)?;
+            notes.txns.extend(noted.txns);
+            notes.info.extend(noted.info);
         }
         Ok(batch)
     }

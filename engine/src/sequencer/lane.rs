@@ -282,7 +282,7 @@ struct Durable<F: Freight> {
 }
 
 /// Rows that are encoded without leaving the task.
-const ROWS_INLINE_MAX: usize = 64;
+const ROWS_INLINE_MAX: usize = 1_024;
 
 async fn encoded<F: Freight>(rows: F::Rows) -> Result<(F::Rows, Vec<u8>), LaneError> {
     if rows.len() <= ROWS_INLINE_MAX {
