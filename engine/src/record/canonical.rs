@@ -101,9 +101,10 @@ pub fn payload_text(keyed: &[u8; 32]) -> String {
 pub(crate) fn normal_form(record: &AuditRecord) -> Result<String, NoCanonicalForm> {
     let created_at = record.created_at.to_string();
     let schema_version = record.schema_version.to_string();
-    let mut correlation = vec![("traceId", Part::Text(&record.trace_id))];
     let span_id = record.span_id.as_ref();
-    correlation.extend(span_id.map(|span_id| ("spanId", Part::Text(span_id))));
+    let span_id = span_id.map(|span_id| ("spanId", Part::Text(span_id)));
+    let trace_id = ("traceId", Part::Text(&record.trace_id));
+    let correlation = span_id.into_iter().chain([trace_id]).collect();
     // In the byte order of the names, as objects are written; sorted below only where something comes between.
     let mut form = Vec::with_capacity(MEMBERS);
     form.push(("action", Part::Text(&record.action)));
@@ -119,9 +120,11 @@ pub(crate) fn normal_form(record: &AuditRecord) -> Result<String, NoCanonicalFor
     form.push(("resource", party(&record.resource)));
     form.push(("schemaVersion", Part::Text(&schema_version)));
     form.push(("tenantId", Part::Text(record.tenant_id.as_str())));
+    // What a record has beyond these is looked for among these alone: a sender decides how much that is.
+    let known = form.len();
     for (key, value) in &record.extras {
-        let known = form.iter_mut().find(|(name, _)| name == key);
-        match (known.map(|(_, part)| part), value) {
+        let at = form[..known].iter().position(|(name, _)| name == key);
+        match (at.map(|at| &mut form[at].1), value) {
             (Some(Part::Members(members)), Value::Object(more)) => {
                 let more = more.iter().filter(|(_, value)| !value.is_null());
                 members.extend(more.map(|(key, value)| (key.as_str(), Part::Value(value))));
@@ -235,6 +238,8 @@ mod tests {
         r#""resource":{"id":"apt_123","type":"Appointment"},"schemaVersion":"1.0","tenantId":"acme"}"#
     );
     const HASH: &str = "sha256:fb320deaab1ee19c755910b03bc71248f223a994b0062e0528dbfae8492a363f";
+    const HASH_WITH_SPAN: &str =
+        "sha256:d18654598fad9685a8233f8496ca2dc089c5d4592cce979df3de94577dd57870";
     const KEYED: &str = "hmac-sha256:KEAxom9pwiCtdb87Ojp-6n5bkISw6B-HZ9Ef0xI314I";
 
     fn record(text: &str) -> AuditRecord {
@@ -260,6 +265,8 @@ mod tests {
         let key = SecretKey::new([7; 32]);
         let keyed = payload_hash(&record(SENT)).unwrap().keyed(&key);
         assert_eq!(payload_text(&keyed), KEYED);
+        let with_span = SENT.replace("\"spanId\":null", "\"spanId\":\"7f6e\"");
+        assert_eq!(hash(&with_span), HASH_WITH_SPAN);
         // The form is a record itself, and its own normal form.
         assert_eq!(hash(FORM), HASH);
     }
@@ -314,7 +321,82 @@ mod tests {
         );
     }
 
+    /// As in the documentation of the module: what is null is dropped from objects at every depth.
+    fn without_nulls(value: &Value) -> Value {
+        match value {
+            Value::Object(members) => {
+                let members = members.iter().filter(|(_, value)| !value.is_null());
+                let members = members.map(|(key, value)| (key.clone(), without_nulls(value)));
+                Value::Object(members.collect())
+            }
+            Value::Array(elements) => elements.iter().map(without_nulls).collect(),
+            other => other.clone(),
+        }
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<i32>().prop_map(Value::from),
+            "\\PC{0,4}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(2, 12, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                members(inner).prop_map(Value::Object),
+            ]
+        })
+    }
+
+    /// Members whose names sort before, between, after and beside those that a record has.
+    fn members(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Map<String, Value>> {
+        let name = prop_oneof![
+            "[A-Za-z]{1,3}",
+            "(span|trace|act|correlatio|zone)x",
+            "\\PC{1,3}"
+        ];
+        let members = prop::collection::vec((name, value), 0..4);
+        members.prop_map(|members| members.into_iter().collect())
+    }
+
     proptest! {
+        /// The form is the canonical text of what was sent, by a library that knows nothing of records.
+        #[test]
+        fn the_form_is_the_canonical_text_of_what_was_sent(
+            span_id in prop::option::of("[a-z]{0,3}"), purpose in prop::option::of("[a-z]{0,3}"),
+            resource in members(any_value()), actor in members(any_value()), correlation in members(any_value()),
+            extras in members(any_value()), context in prop::option::of(members(any_value())),
+            labels in prop::option::of(members("\\PC{0,3}".prop_map(Value::from))),
+        ) {
+            let party = |more: Map<String, Value>| {
+                let mut party = more;
+                party.insert("type".to_owned(), "T".into());
+                party.insert("id".to_owned(), "1".into());
+                Value::Object(party)
+            };
+            let mut sent = extras;
+            let mut correlation = correlation;
+            correlation.insert("traceId".to_owned(), "t".into());
+            correlation.insert("spanId".to_owned(), span_id.into());
+            for (name, value) in [
+                ("tenantId", Value::from("acme")),
+                ("createdAt", "2025-10-28T07:55:12.345000Z".into()),
+                ("schemaVersion", "1.1".into()),
+                ("action", "A.B".into()),
+                ("resource", party(resource)),
+                ("actor", party(actor)),
+                ("correlation", correlation.into()),
+                ("purpose", purpose.into()),
+                ("context", context.into()),
+                ("labels", labels.into()),
+            ] {
+                sent.insert(name.to_owned(), value);
+            }
+            let sent = Value::Object(sent);
+            let wanted = serde_json_canonicalizer::to_string(&without_nulls(&sent)).unwrap();
+            prop_assert_eq!(normal_form(&record(&sent.to_string())).unwrap(), wanted);
+        }
+
         #[test]
         fn the_order_of_keys_does_not_count(
             keys in Just(vec!["tenantId", "createdAt", "action", "resource", "actor", "correlation", "context", "labels"])

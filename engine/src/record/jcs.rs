@@ -65,6 +65,7 @@ pub(super) fn write_object<'m, M: 'm>(
 ) -> Result<(), NoCanonicalForm> {
     text.push('{');
     let mut names = members.clone().map(|(name, _)| name);
+    debug_assert!(names.clone().is_sorted(), "members in the order of bytes");
     if names.all(|name| name.bytes().all(|byte| byte < SORTS_APART)) {
         write_members(text, members, write)?;
     } else {

@@ -246,13 +246,15 @@ impl<F: Freight> Flusher<'_, F> {
                 tree::note_fence(fence, &mut notes);
             }
             if let (Some(log), Some(mark)) = (&self.sequencer.journal, &commit.mark) {
-                let there = log.in_table(&state).and_then(|there| there.position);
-                match there {
-                    Some(position) if position == mark.position => {
+                let there = log.in_table(&state);
+                let position = there.as_ref().and_then(|there| there.position);
+                let is_ours = || there.as_ref().and_then(|there| there.digest) == Some(mark.digest);
+                match position {
+                    Some(position) if position == mark.position && is_ours() => {
                         return Ok(Appended::Before(state));
                     }
                     // Nobody else writes from this log: it was copied, and the copy is in use.
-                    Some(position) if position > mark.position => return Err(Fault::Fenced),
+                    Some(position) if position >= mark.position => return Err(Fault::Fenced),
                     _ => log.note(mark, &mut notes),
                 }
             }
