@@ -5,6 +5,15 @@ use std::time::Duration;
 /// Clients send up to this much in one message.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Of the messages that follow a refusal, this much is read before it is said.
+pub(crate) const UNWANTED_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
+
+/// They are waited for no longer than this, each:
+pub(crate) const UNWANTED_IDLE_MAX: Duration = Duration::from_secs(1);
+
+/// and all together.
+pub(crate) const UNWANTED_TIME_MAX: Duration = Duration::from_secs(10);
+
 /// Messages to clients grow to about this and no further, except for a single row that is larger: clients commonly
 /// refuse 4 MiB, and the framing and padding of Arrow come on top.
 pub(crate) const MESSAGE_BYTES_TARGET: usize = 2 * 1024 * 1024;

@@ -12,6 +12,7 @@ mod call;
 mod column;
 mod command;
 mod encode;
+mod incoming;
 mod limits;
 mod metadata;
 mod parameters;
@@ -44,6 +45,7 @@ use crate::problem::Problem;
 use crate::service::Service;
 
 use call::{Caller, Refusal};
+use incoming::Incoming;
 use limits::MESSAGE_BYTES_MAX;
 use metadata::Facts;
 use prepared::PreparedStatements;
@@ -200,7 +202,11 @@ impl FlightService for TrailhouseFlight {
     ) -> Result<Response<Self::DoPutStream>, Status> {
         // What it counts as, its first message says.
         let caller = self.caller(request.metadata()).await?;
-        let outcome = self.put(&caller, request.into_inner()).await;
+        let messages = Incoming::new(request.into_inner());
+        let outcome = self.put(&caller, messages.clone()).await;
+        if outcome.is_err() {
+            messages.throw_away().await;
+        }
         caller.answer(
             outcome.map(|app_metadata| stream::iter([Ok(PutResult { app_metadata })]).boxed()),
         )
