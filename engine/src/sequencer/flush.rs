@@ -14,6 +14,7 @@ use catalog::keys::KeyError;
 
 use crate::table::{self, AppendOutcome, TableState};
 
+use super::journal::InTable;
 use super::lane::Opened;
 use super::opening::Backoff;
 use super::pending::{Load, Mark};
@@ -247,16 +248,14 @@ impl<F: Freight> Flusher<'_, F> {
             }
             if let (Some(log), Some(mark)) = (&self.sequencer.journal, &commit.mark) {
                 let there = log.in_table(&state);
-                let position = there.as_ref().and_then(|there| there.position);
-                let is_ours = || there.as_ref().and_then(|there| there.digest) == Some(mark.digest);
-                match position {
-                    Some(position) if position == mark.position && is_ours() => {
-                        return Ok(Appended::Before(state));
-                    }
-                    // Nobody else writes from this log: it was copied, and the copy is in use.
-                    Some(position) if position >= mark.position => return Err(Fault::Fenced),
-                    _ => log.note(mark, &mut notes),
+                if there == Some(InTable::at(mark)) {
+                    return Ok(Appended::Before(state));
                 }
+                // Nobody else writes from this log: it was copied, and the copy is in use.
+                if there.and_then(|there| there.position) >= Some(mark.position) {
+                    return Err(Fault::Fenced);
+                }
+                log.note(mark, &mut notes);
             }
             let batch = self.numbered(&state, &commit.prepared, &mut notes).await?;
             tree::note_id(&state, commit.prepared.last_id, &mut notes);

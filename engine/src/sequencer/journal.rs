@@ -137,3 +137,13 @@ pub(super) struct InTable {
     /// The log's digest there; `None` if it says another position's, or nothing.
     pub(super) digest: Option<[u8; 32]>,
 }
+
+impl InTable {
+    /// What a table says once this is in it.
+    pub(super) fn at(mark: &Mark) -> Self {
+        Self {
+            position: Some(mark.position),
+            digest: Some(mark.digest),
+        }
+    }
+}
