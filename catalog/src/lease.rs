@@ -228,7 +228,6 @@ mod tests {
 
     use object_store::local::LocalFileSystem;
     use object_store::memory::InMemory;
-
     use uuid::Uuid;
 
     use super::*;

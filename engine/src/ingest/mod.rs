@@ -43,7 +43,7 @@ use tokio::time::Instant;
 
 use crate::record::StoredRecord;
 use crate::record::batch::QuarantineRow;
-use crate::record::canonical::{digest_text, release_digest};
+use crate::record::canonical::{digest_text, read_payload, release_digest};
 use crate::seal::leaf_hash;
 use crate::sequencer::{LaneError, Lanes, Sequencer};
 
@@ -201,9 +201,7 @@ impl Ingest {
         let payload = stored.payload_hash.as_deref();
         let candidate = Candidate {
             key,
-            payload: payload
-                .and_then(dedupe::payload_mac)
-                .ok_or(Error::Unavailable)?,
+            payload: payload.and_then(read_payload).ok_or(Error::Unavailable)?,
             leaf: leaf_hash(&stored).map_err(|_| Error::Unavailable)?,
             stored: Box::new(stored),
             policy_version,

@@ -9,12 +9,13 @@ use catalog::ids::{PolicyVersion, RecordId, StreamName, TenantId};
 use catalog::lease::{Lease, LeaseError, Leases};
 use catalog::node::Holder;
 
+use crate::record::canonical::{read_digest, read_payload};
 use crate::record::{StoredRecord, batch, frame};
 use crate::seal::{self, Hash, leaf_hash};
 use crate::sequencer::{Berth, Cargo, Freight, LaneError, Leaves, Plan, Prepared, StoredAt, Tree};
 use crate::table::{TableKind, TableState};
 
-use super::dedupe::{Dedup, Error, KeyDigest, Known, Place, key_digest, payload_mac};
+use super::dedupe::{Dedup, Error, KeyDigest, Known, Place};
 use super::outcome::Receipt;
 use super::round::Round;
 
@@ -415,7 +416,7 @@ impl RecordRows {
         for row in &stored {
             let leaf = leaf_hash(row).ok()?;
             rows.leaves.push(leaf);
-            rows.keys.push(key_digest(row.key_digest.as_deref()?)?);
+            rows.keys.push(read_digest(row.key_digest.as_deref()?)?);
             by_stream.entry(row.stream.clone()).or_default().push(leaf);
         }
         rows.groups = by_stream
@@ -430,7 +431,7 @@ impl RecordRows {
 /// What its sender was told of a record.
 fn known_of(row: &StoredRecord) -> Option<Known> {
     Some(Known {
-        payload: payload_mac(row.payload_hash.as_deref()?)?,
+        payload: read_payload(row.payload_hash.as_deref()?)?,
         receipt: Receipt {
             record_id: row.record_id,
             policy_version: PolicyVersion::parse(row.policy_version.as_deref()?).ok()?,

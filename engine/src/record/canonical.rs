@@ -40,7 +40,7 @@ use super::parse::{AuditRecord, Party};
 /// What the normal form of a usual record takes, in bytes.
 const FORM_CAPACITY: usize = 1024;
 /// What a keyed payload hash begins with.
-pub(crate) const PAYLOAD_PREFIX: &str = "hmac-sha256:";
+const PAYLOAD_PREFIX: &str = "hmac-sha256:";
 /// The members of a record, without those that its version of the schema does not have.
 const MEMBERS: usize = 10;
 
@@ -89,12 +89,22 @@ pub fn digest_text(digest: &[u8; 32]) -> String {
     URL_SAFE_NO_PAD.encode(digest)
 }
 
+/// The digest that a column has as this text.
+pub(crate) fn read_digest(text: &str) -> Option<[u8; 32]> {
+    URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
+}
+
 /// A keyed payload hash as its column has it.
 pub fn payload_text(keyed: &[u8; 32]) -> String {
     let mut text = String::with_capacity(PAYLOAD_PREFIX.len() + 43);
     text.push_str(PAYLOAD_PREFIX);
     URL_SAFE_NO_PAD.encode_string(keyed, &mut text);
     text
+}
+
+/// The keyed payload hash that a column has as this text.
+pub(crate) fn read_payload(text: &str) -> Option<[u8; 32]> {
+    read_digest(text.strip_prefix(PAYLOAD_PREFIX)?)
 }
 
 /// The text of the normal form.
@@ -311,6 +321,24 @@ mod tests {
         ] {
             assert_eq!(hash(&SENT.replace(from, to)), HASH, "{from} -> {to}");
         }
+    }
+
+    #[test]
+    fn texts_of_the_table_are_256_bits_or_nothing() {
+        let digest = [0xa5; 32];
+        let text = URL_SAFE_NO_PAD.encode(digest);
+        assert_eq!(read_digest(&text), Some(digest));
+        assert_eq!(read_payload(&payload_text(&digest)), Some(digest));
+        for text in [
+            "",
+            "AAAA",
+            &text[1..],
+            &format!("{text}A"),
+            &format!("{text}="),
+        ] {
+            assert_eq!(read_digest(text), None, "{text}");
+        }
+        assert_eq!(read_payload(&text), None);
     }
 
     #[test]

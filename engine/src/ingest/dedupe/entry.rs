@@ -13,12 +13,10 @@
 
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::Int64Type;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use catalog::ids::{PolicyVersion, RecordId, StreamName, TenantId};
 
 use crate::ingest::outcome::Receipt;
-use crate::record::canonical::PAYLOAD_PREFIX;
+use crate::record::canonical::{read_digest, read_payload};
 use crate::table;
 
 /// What the index needs of a row.
@@ -42,16 +40,6 @@ pub(crate) struct Known {
     pub(crate) payload: [u8; 32],
     /// What its sender was told; out of the index it says that it is a duplicate.
     pub(crate) receipt: Receipt,
-}
-
-/// The bytes of a row's `key_digest`.
-pub(crate) fn key_digest(text: &str) -> Option<KeyDigest> {
-    URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
-}
-
-/// The bytes of a row's `payload_hash`.
-pub(crate) fn payload_mac(text: &str) -> Option<[u8; 32]> {
-    key_digest(text.strip_prefix(PAYLOAD_PREFIX)?)
 }
 
 pub(super) fn encode(known: &Known) -> Vec<u8> {
@@ -144,7 +132,7 @@ impl<'rows> Columns<'rows> {
         let whole = self.leaves.is_valid(row) && policy_version.tenant == *tenant;
         whole.then_some(())?;
         let known = Known {
-            payload: payload_mac(self.payloads.value(row))?,
+            payload: read_payload(self.payloads.value(row))?,
             receipt: Receipt {
                 record_id: RecordId::parse(self.ids.value(row)).ok()?,
                 policy_version,
@@ -159,14 +147,13 @@ impl<'rows> Columns<'rows> {
                 promise: None,
             },
         };
-        Some((key_digest(self.keys.value(row))?, known))
+        Some((read_digest(self.keys.value(row))?, known))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::canonical::payload_text;
 
     fn known(stream: &str, segment_id: Option<&str>) -> Known {
         Known {
@@ -198,23 +185,5 @@ mod tests {
                 assert_eq!(decode(&acme, &bytes[..length]), None, "{length} bytes");
             }
         }
-    }
-
-    #[test]
-    fn texts_of_the_table_are_256_bits_or_nothing() {
-        let digest = [0xa5; 32];
-        let text = URL_SAFE_NO_PAD.encode(digest);
-        assert_eq!(key_digest(&text), Some(digest));
-        assert_eq!(payload_mac(&payload_text(&digest)), Some(digest));
-        for text in [
-            "",
-            "AAAA",
-            &text[1..],
-            &format!("{text}A"),
-            &format!("{text}="),
-        ] {
-            assert_eq!(key_digest(text), None, "{text}");
-        }
-        assert_eq!(payload_mac(&text), None);
     }
 }

@@ -36,7 +36,7 @@ use crate::table::{self, ScanRequest, Table, TableKind, TableState, Tables};
 
 use self::store::{Fault, Mark, Store};
 
-pub(crate) use self::entry::{KeyDigest, Known, key_digest, payload_mac};
+pub(crate) use self::entry::{KeyDigest, Known};
 
 /// Memory for pages of the file, in bytes.
 pub const CACHE_BYTES: usize = 64 << 20;
