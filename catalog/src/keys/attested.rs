@@ -142,7 +142,7 @@ impl KeyStatement {
         let certificate = BASE64.decode(&self.signature).ok();
         let certificate = certificate.and_then(|bytes| bytes.try_into().ok());
         let certificate: [u8; 64] = certificate.ok_or(Unproven::Statement)?;
-        if !fits(certifying, &self.message(), &certificate) {
+        if !signed_by(certifying, &self.message(), &certificate) {
             return Err(Unproven::Statement);
         }
         if self.tenant != *tenant || self.silo != *silo {
@@ -153,7 +153,7 @@ impl KeyStatement {
         }
         let key = BASE64.decode(&self.key).ok();
         let key = key.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-        let signs = key.is_some_and(|key| fits(&key, &[domain, message].concat(), signature));
+        let signs = key.is_some_and(|key| signed_by(&key, &[domain, message].concat(), signature));
         if signs {
             Ok(())
         } else {
@@ -162,7 +162,9 @@ impl KeyStatement {
     }
 }
 
-fn fits(key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> bool {
+/// Whether the key signed the message: Ed25519 as in RFC 8032, verified strictly.
+#[must_use]
+pub fn signed_by(key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> bool {
     let signature = Signature::from_bytes(signature);
     VerifyingKey::from_bytes(key).is_ok_and(|key| key.verify_strict(message, &signature).is_ok())
 }
@@ -237,6 +239,11 @@ impl PublicKeys {
     #[must_use]
     pub fn tenant(&self) -> Option<&TenantId> {
         self.tenant.as_ref()
+    }
+
+    /// The keys by their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&SigningKeyId, &[u8; 32])> {
+        self.keys.iter()
     }
 
     fn get(&self, key: &SigningKeyId) -> Option<&[u8; 32]> {

@@ -23,7 +23,7 @@ mod secret;
 mod stored;
 mod tenant;
 
-pub use attested::{KeyStatement, ProcessKey, PublicKeys, Unproven};
+pub use attested::{KeyStatement, ProcessKey, PublicKeys, Unproven, signed_by};
 pub(crate) use cache::Cache;
 pub(crate) use envelope::push_prefixed;
 pub use envelope::{

@@ -6,7 +6,8 @@
 //! - places that were cut out of the record, in byte order of their JSON pointers: `/context/user/email` where the value
 //!   is in `sealed_fields`, and `user_name:/context/user/name` where it is in the promoted column `user_name`.
 //!
-//! The first character tells them apart: column names have neither `/` nor `:`.
+//! The first of `/` and `:` tells them apart: column names have neither. Columns that no rule can name, `tenant_id`,
+//! `record_id` and `stream` among them, are never here.
 
 use std::borrow::Cow;
 

@@ -6,7 +6,7 @@
 //!
 //! # Leaf
 //! ```text
-//! leaf   = SHA-256(0x00 ‖ lp(tenant_id) ‖ lp(stream) ‖ lp(record_id) ‖ n as 4 bytes ‖ c_1 ‖ … ‖ c_n)
+//! leaf   = SHA-256(0x00 ‖ lp(tenant_id) ‖ lp(stream) ‖ lp(record_id) ‖ n as 4 bytes ‖ c_1 ‖ … ‖ c_n), of n commitments
 //! c_i    = SHA-256("th-c1" ‖ salt_i ‖ lp(path) ‖ type ‖ lp(value))
 //! salt_i = HMAC-SHA256(the record's salt, "th-salt" ‖ i as 4 bytes)
 //! ```
@@ -19,7 +19,7 @@
 //! | 0 | null, or nothing | none |
 //! | 1 | text, as in a column or a promoted column | UTF-8 |
 //! | 2 | JSON, as in `sealed_fields`, `context`, `extras` | UTF-8 |
-//! | 3 | an instant | 8: microseconds since 1970 |
+//! | 3 | an instant | 8: microseconds since 1970, signed |
 //! | 4 | labels | their number as 4 bytes; for each in byte order of the keys `lp(key)`, then 0x00 for null or 0x01 ‖ `lp(value)` |
 //! | 5 | the rest | entries as below |
 //!
@@ -36,8 +36,9 @@
 //! records stay what they are.
 //!
 //! Not in the leaf: `leaf_index` and `segment_id`, which are places and no part of the record; `ingest_date`, which is
-//! `ingested_at`; `leaf_layout` and the salts, which the commitments bind; and the keyed hashes `payload_hash` and
-//! `key_digest`, because whoever checks a leaf is given the rest, and they are for nobody.
+//! `ingested_at`; `leaf_layout` and the salts, which the commitments bind; `sealed_fields` but for the values that the layout
+//! names, one by one; the keyed hashes `payload_hash` and `key_digest`, because whoever checks a leaf is given the rest, and
+//! they are for nobody; and `subject_ref`, `field_salts` and `commitments`, which are null in every row that has this leaf.
 //!
 //! # Vectors
 //! Salt 00 01 … 0f; tenant `acme`, stream `audit.default`, record `01J9ZC5K5Q2Z6S0Z2G1WZQW5Q4`, created_at
@@ -80,9 +81,30 @@ const LEAF: [u8; 1] = [0];
 const COMMITMENT: &[u8] = b"th-c1";
 const SALT: &[u8] = b"th-salt";
 /// The columns that can be in the rest, and their order.
-const COLUMNS: usize = 20;
-const PROMOTED: u8 = 255;
-const REST: u8 = 5;
+pub(super) const COLUMNS: [&str; 20] = [
+    "tenant_id",
+    "stream",
+    "record_id",
+    "created_at",
+    "ingested_at",
+    "retention_class",
+    "action",
+    "resource_type",
+    "resource_id",
+    "actor_type",
+    "actor_id",
+    "trace_id",
+    "span_id",
+    "purpose",
+    "labels",
+    "context",
+    "extras",
+    "schema_version",
+    "policy_version",
+    "idempotency_key",
+];
+pub(super) const PROMOTED: u8 = 255;
+pub(super) const REST: u8 = 5;
 /// What the rest of a usual record takes, in bytes.
 const REST_CAPACITY: usize = 1024;
 
@@ -107,23 +129,69 @@ pub enum Unsealable {
 pub fn leaf_hash(record: &StoredRecord) -> Result<Hash, Unsealable> {
     let layout = Layout::parse(&record.leaf_layout).map_err(Unsealable::Layout)?;
     let mut id = [0; RecordId::LEN];
-    let id = record.record_id.encode(&mut id);
-    let columns = columns(record, id);
-    let salts = Salts::new(&record.salt)?;
+    let names = [
+        record.tenant_id.as_str(),
+        record.stream.as_str(),
+        record.record_id.encode(&mut id),
+    ];
+    let mut leaf = begin(names, 1 + layout.entries().len());
+    commit(record, &layout, |_, committed| {
+        leaf.update(committed.hash());
+    })?;
+    Ok(leaf.finalize().into())
+}
 
-    let mut leaf = Sha256::new();
-    leaf.update(LEAF);
-    for part in [record.tenant_id.as_str(), record.stream.as_str(), id] {
+/// The beginning of a leaf's preimage: tenant, stream and record, and how many commitments follow.
+pub(super) fn begin(names: [&str; 3], commitments: usize) -> Sha256 {
+    let mut leaf = Sha256::new_with_prefix(LEAF);
+    for part in names {
         leaf.update(length(part.len()));
         leaf.update(part);
     }
-    leaf.update(length(1 + layout.entries().len()));
-    leaf.update(commitment(
-        &salts.of(1),
-        "",
-        REST,
-        &rest(record, &columns, &layout)?,
-    ));
+    leaf.update(length(commitments));
+    leaf
+}
+
+/// What is committed together.
+pub(super) struct Committed<'c> {
+    pub(super) salt: &'c Hash,
+    pub(super) path: &'c str,
+    pub(super) kind: u8,
+    pub(super) value: &'c [u8],
+}
+
+impl Committed<'_> {
+    /// The commitment.
+    pub(super) fn hash(&self) -> Hash {
+        Sha256::new()
+            .chain_update(COMMITMENT)
+            .chain_update(self.salt)
+            .chain_update(length(self.path.len()))
+            .chain_update(self.path)
+            .chain_update([self.kind])
+            .chain_update(length(self.value.len()))
+            .chain_update(self.value)
+            .finalize()
+            .into()
+    }
+}
+
+/// Gives out everything that is committed, in order: the rest, then what the layout names.
+pub(super) fn commit(
+    record: &StoredRecord,
+    layout: &Layout<'_>,
+    mut give: impl FnMut(Option<Entry<'_>>, &Committed<'_>),
+) -> Result<(), Unsealable> {
+    let mut id = [0; RecordId::LEN];
+    let columns = columns(record, record.record_id.encode(&mut id));
+    let salts = Salts::new(&record.salt)?;
+    let rest = Committed {
+        salt: &salts.of(1),
+        path: "",
+        kind: REST,
+        value: &rest(record, &columns, layout)?,
+    };
+    give(None, &rest);
     let mut labels = Vec::new();
     for (entry, number) in layout.entries().zip(2_u32..) {
         let (path, value) = held(record, &columns, entry)?;
@@ -136,13 +204,20 @@ pub fn leaf_hash(record: &StoredRecord) -> Result<Hash, Unsealable> {
                 &micros[..]
             }
             Value::Labels(map) => {
+                labels.clear();
                 push_labels(&mut labels, map);
                 &labels[..]
             }
         };
-        leaf.update(commitment(&salts.of(number), path, value.kind(), bytes));
+        let committed = Committed {
+            salt: &salts.of(number),
+            path,
+            kind: value.kind(),
+            value: bytes,
+        };
+        give(Some(entry), &committed);
     }
-    Ok(leaf.finalize().into())
+    Ok(())
 }
 
 /// A value as it is committed.
@@ -175,37 +250,35 @@ impl<'r> Value<'r> {
     }
 }
 
-type Columns<'r> = [(&'static str, Value<'r>); COLUMNS];
+type Columns<'r> = [(&'static str, Value<'r>); COLUMNS.len()];
 
 /// The columns by their numbers, the first being 1.
 fn columns<'r>(record: &'r StoredRecord, id: &'r str) -> Columns<'r> {
     let text = |value: &'r Option<String>| Value::text(value.as_ref());
     let labels = record.labels.as_ref().map_or(Value::Null, Value::Labels);
-    [
-        ("tenant_id", Value::Text(record.tenant_id.as_str())),
-        ("stream", Value::Text(record.stream.as_str())),
-        ("record_id", Value::Text(id)),
-        ("created_at", Value::Instant(record.created_at)),
-        ("ingested_at", Value::Instant(record.ingested_at)),
-        (
-            "retention_class",
-            Value::Text(record.retention_class.as_str()),
-        ),
-        ("action", text(&record.action)),
-        ("resource_type", text(&record.resource_type)),
-        ("resource_id", text(&record.resource_id)),
-        ("actor_type", text(&record.actor_type)),
-        ("actor_id", text(&record.actor_id)),
-        ("trace_id", text(&record.trace_id)),
-        ("span_id", text(&record.span_id)),
-        ("purpose", text(&record.purpose)),
-        ("labels", labels),
-        ("context", Value::json(record.context.as_ref())),
-        ("extras", Value::json(record.extras.as_ref())),
-        ("schema_version", text(&record.schema_version)),
-        ("policy_version", text(&record.policy_version)),
-        ("idempotency_key", text(&record.idempotency_key)),
-    ]
+    let values = [
+        Value::Text(record.tenant_id.as_str()),
+        Value::Text(record.stream.as_str()),
+        Value::Text(id),
+        Value::Instant(record.created_at),
+        Value::Instant(record.ingested_at),
+        Value::Text(record.retention_class.as_str()),
+        text(&record.action),
+        text(&record.resource_type),
+        text(&record.resource_id),
+        text(&record.actor_type),
+        text(&record.actor_id),
+        text(&record.trace_id),
+        text(&record.span_id),
+        text(&record.purpose),
+        labels,
+        Value::json(record.context.as_ref()),
+        Value::json(record.extras.as_ref()),
+        text(&record.schema_version),
+        text(&record.policy_version),
+        text(&record.idempotency_key),
+    ];
+    std::array::from_fn(|at| (COLUMNS[at], values[at]))
 }
 
 /// Where an entry of the layout is committed, and the value there.
@@ -238,7 +311,7 @@ fn rest(
     columns: &Columns<'_>,
     layout: &Layout<'_>,
 ) -> Result<Vec<u8>, Unsealable> {
-    let mut apart = [false; COLUMNS];
+    let mut apart = [false; COLUMNS.len()];
     let mut is_past = 0;
     let mut pointer_before = "";
     let (mut sealed, mut promoted) = (0, 0);
@@ -345,19 +418,6 @@ fn push(bytes: &mut Vec<u8>, text: &str) {
 /// A length as it stands before a value. Records are far smaller than what it can say.
 fn length(length: usize) -> [u8; 4] {
     u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes()
-}
-
-fn commitment(salt: &Hash, path: &str, kind: u8, value: &[u8]) -> Hash {
-    Sha256::new()
-        .chain_update(COMMITMENT)
-        .chain_update(salt)
-        .chain_update(length(path.len()))
-        .chain_update(path)
-        .chain_update([kind])
-        .chain_update(length(value.len()))
-        .chain_update(value)
-        .finalize()
-        .into()
 }
 
 /// The salts of one record; the key schedule is made once.

@@ -59,6 +59,12 @@ impl Frontier {
         })
     }
 
+    /// The frontier of these roots, as many as bits are set in the size, the largest tree's first.
+    pub(super) fn of_roots(size: u64, roots: Vec<Hash>) -> Self {
+        debug_assert_eq!(roots.len(), size.count_ones() as usize);
+        Self { size, roots }
+    }
+
     /// The text of the roots; the size is not in it.
     pub fn to_text(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.roots.as_flattened())
@@ -188,7 +194,63 @@ pub fn verify_path(leaf: &Hash, index: u64, size: u64, path: &[Hash], root: &Has
     last == 0 && hash == *root
 }
 
-fn node(left: &Hash, right: &Hash) -> Hash {
+/// Whether the path leads from the root of a log of `old` leaves to that of one of `new`, which has the same leaves and
+/// then others (RFC 9162, section 2.1.4.2). Everything begins with the empty log.
+pub fn verify_consistency(
+    (old, old_root): (u64, &Hash),
+    (new, new_root): (u64, &Hash),
+    path: &[Hash],
+) -> bool {
+    if old == 0 || old >= new {
+        let fits = old < new && *old_root == Frontier::default().root()
+            || old == new && old_root == new_root;
+        return path.is_empty() && fits;
+    }
+    let mut path = path.iter();
+    let (mut at, mut last) = (old - 1, new - 1);
+    let shift = at.trailing_ones();
+    (at, last) = (at >> shift, last >> shift);
+    // A log of a power of two is a subtree of the new one, and its root begins both.
+    let first = if old.is_power_of_two() {
+        Some(old_root)
+    } else {
+        path.next()
+    };
+    let Some(first) = first else { return false };
+    let (mut old_hash, mut new_hash) = (*first, *first);
+    for neighbour in path {
+        if last == 0 {
+            return false;
+        }
+        if at & 1 == 1 || at == last {
+            old_hash = node(neighbour, &old_hash);
+            new_hash = node(neighbour, &new_hash);
+            while at & 1 == 0 && at != 0 {
+                at >>= 1;
+                last >>= 1;
+            }
+        } else {
+            new_hash = node(&new_hash, neighbour);
+        }
+        at >>= 1;
+        last >>= 1;
+    }
+    last == 0 && old_hash == *old_root && new_hash == *new_root
+}
+
+/// The root over a power of two of hashes.
+pub(super) fn perfect(hashes: &[Hash]) -> Hash {
+    match hashes {
+        [] => Sha256::digest([]).into(),
+        [hash] => *hash,
+        _ => {
+            let (left, right) = hashes.split_at(hashes.len() / 2);
+            node(&perfect(left), &perfect(right))
+        }
+    }
+}
+
+pub(super) fn node(left: &Hash, right: &Hash) -> Hash {
     Sha256::new()
         .chain_update(NODE)
         .chain_update(left)

@@ -3,15 +3,24 @@
 //! ```text
 //! StoredRecord  --leaf-->  32 bytes  --merkle-->  Frontier (the whole log: size and root, in 32 bytes per level)
 //!                                    \--------->  Group    (the leaves of one commit, with a path for each)
+//!                                     \--tile-->  Edge     (the log as it is published, and the proofs from it)
+//! root  --checkpoint, note-->  a text that the tenant's key signs
 //! ```
 //! Invariant: everything here is pure. A leaf depends on nothing but the columns of its row, so that it can be made again
 //! from the table at any time, and is the same whatever batch, file or segment the row is in.
 
+pub mod checkpoint;
 pub mod leaf;
 pub mod merkle;
+pub mod note;
+pub mod opened;
+pub mod tile;
 
+pub use checkpoint::{Checkpoint, Origin, SignedCheckpoint, Unsigned};
 pub use leaf::{Unsealable, leaf_hash};
-pub use merkle::{Frontier, Group, Hash, verify_path};
+pub use merkle::{Frontier, Group, Hash, verify_consistency, verify_path};
+pub use opened::OpenedLeaf;
+pub use tile::{Edge, TileId};
 
 #[cfg(test)]
 mod tests {
