@@ -5,6 +5,7 @@
 pub mod disk;
 pub mod evidence;
 pub mod ingest;
+pub mod proof;
 pub mod query;
 pub mod receipt;
 pub mod record;

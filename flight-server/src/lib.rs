@@ -2,6 +2,7 @@
 //!
 //! Invariant: no plans and no decisions are made here.
 
+mod assembly;
 pub mod auth;
 pub mod cli;
 mod cloudevents;

@@ -13,22 +13,23 @@ use std::time::Duration;
 use catalog::clock::{Clock, Random};
 use catalog::context::{IngressHeaders, TenantContext};
 use catalog::guard::{Denial, Gate};
-use catalog::ids::{RecordIds, SiloId, TenantId};
+use catalog::ids::{SiloId, TenantId};
 use catalog::keys::{KeyError, KeyRing, Kms, LocalKms, RootSecret, SecretKey};
 use catalog::node::Nodes;
 use catalog::policy::Policies;
 use catalog::schema::Schemas;
 use catalog::tenant::{self, OnboardError, Registry};
 use engine::evidence::EvidenceLog;
-use engine::ingest::dedupe::Dedup;
 use engine::ingest::{Ingest, Review};
-use engine::query::{Queries, Resources};
+use engine::proof::{Logs, Publisher};
+use engine::query::Queries;
 use engine::receipt::Receipts;
-use engine::sequencer::{Parts, Sequencer};
-use engine::table::{TableKind, Tables};
+use engine::sequencer::Sequencer;
+use engine::table::Tables;
 use http::{HeaderMap, header};
 use tokio::time::Instant;
 
+use crate::assembly::Engine;
 use crate::auth::developer::{self, Developer};
 use crate::auth::{self, Authenticator};
 use crate::config::Config;
@@ -94,6 +95,9 @@ pub struct Service {
     pub tables: Arc<Tables>,
     /// What reads them.
     pub queries: Arc<Queries>,
+    /// What proves that they are what they were.
+    pub logs: Arc<Logs>,
+    publisher: Publisher,
     /// What their answers were.
     pub receipts: Arc<Receipts>,
     /// What writes them.
@@ -211,6 +215,8 @@ impl Service {
             gate: Arc::new(gate),
             tables: engine.tables,
             queries: engine.queries,
+            logs: engine.logs,
+            publisher: engine.publisher,
             receipts: engine.receipts,
             ingest: engine.ingest,
             review: engine.review,
@@ -311,6 +317,7 @@ impl Service {
         // Evidence last: the others' last requests leave some. Whatever they do, it has half of the time.
         let records = self.ingest.drain(now + time_max / 2).await;
         let left = records + self.evidence.drain(now + time_max).await;
+        self.publisher.finish(now + time_max).await;
         if let Some(volume) = &self.volume {
             volume.close(left).await;
         }
@@ -325,15 +332,15 @@ impl Service {
 }
 
 /// Keys, tenants and policies.
-struct Control {
-    keys: Arc<KeyRing>,
-    registry: Arc<Registry>,
-    policies: Arc<Policies>,
-    nodes: Arc<Nodes>,
-    schemas: Arc<Schemas>,
-    root: Arc<RootSecret>,
-    home: SiloId,
-    founded: bool,
+pub(crate) struct Control {
+    pub(crate) keys: Arc<KeyRing>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) policies: Arc<Policies>,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) schemas: Arc<Schemas>,
+    pub(crate) root: Arc<RootSecret>,
+    pub(crate) home: SiloId,
+    pub(crate) founded: bool,
 }
 
 impl Control {
@@ -403,83 +410,6 @@ impl Control {
             root,
             home: home.clone(),
             founded,
-        })
-    }
-}
-
-/// What happens to records.
-struct Engine {
-    tables: Arc<Tables>,
-    sequencer: Arc<Sequencer>,
-    evidence: Arc<EvidenceLog>,
-    queries: Arc<Queries>,
-    receipts: Arc<Receipts>,
-    ingest: Arc<Ingest>,
-    review: Review,
-}
-
-impl Engine {
-    fn open(
-        config: &Config,
-        stores: &Stores,
-        control: &Control,
-        volume: Option<&Volume>,
-        clock: &Arc<dyn Clock>,
-        random: &Arc<dyn Random>,
-    ) -> std::io::Result<Self> {
-        let tables = Arc::new(Tables::new(
-            stores.silos(),
-            Arc::clone(&control.keys),
-            Arc::clone(clock),
-            Arc::clone(random),
-        ));
-        let ids = Arc::new(RecordIds::new(Arc::clone(clock), Arc::clone(random)));
-        let parts = Parts {
-            tables: Arc::clone(&tables),
-            registry: Arc::clone(&control.registry),
-            keys: Arc::clone(&control.keys),
-            clock: Arc::clone(clock),
-            random: Arc::clone(random),
-            ids: Arc::clone(&ids),
-        };
-        let log = volume.map(|volume| (Arc::clone(&volume.wal), volume.standing()));
-        let sequencer = Arc::new(Sequencer::new(parts, log, config.wal.lanes.clone()));
-        let evidence = Arc::new(EvidenceLog::new(&sequencer));
-        let index = volume.map_or_else(Dedup::in_memory, |volume| volume.index.clone());
-        let lease = volume.map(|volume| (Arc::clone(&volume.leases), volume.holder.clone()));
-        let keys = Arc::clone(&control.keys);
-        let schemas = Arc::clone(&control.schemas);
-        let witness = Arc::clone(&evidence) as _;
-        let ingest = Ingest::new(&sequencer, keys, schemas, lease, index, witness);
-        let ingest = Arc::new(ingest);
-        if let Some(volume) = volume {
-            evidence.recover(volume.unreleased(TableKind::Evidence));
-            ingest.recover_records(volume.unreleased(TableKind::Records));
-            ingest.recover_quarantine(volume.unreleased(TableKind::Quarantine));
-        }
-        let receipts = Arc::new(Receipts::new(
-            Arc::clone(&evidence) as _,
-            Arc::clone(&tables),
-            Arc::clone(clock),
-        ));
-        let (read, clock_of) = (Arc::clone(&tables), Arc::clone(clock));
-        let resources = Resources::start(&config.queries.budget, Arc::clone(random))?;
-        let queries = Queries::new(
-            Arc::clone(&tables),
-            Arc::clone(&control.schemas),
-            (Arc::clone(&receipts), Arc::clone(&control.root)),
-            Arc::clone(clock),
-            config.queries.limits(),
-            resources,
-        );
-        Ok(Self {
-            queries: Arc::new(queries),
-            receipts,
-            tables,
-            sequencer,
-            evidence,
-            review: Review::new(read, Arc::clone(&ingest), ids, clock_of),
-            ingest,
         })
     }
 }

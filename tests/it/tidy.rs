@@ -21,11 +21,12 @@ const ENGINE_ARROWS: &[(&str, &[&str])] = &[
     ("disk", &[]),
     ("record", &[]),
     ("seal", &["record"]),
-    ("table", &["disk", "record"]),
+    ("table", &["disk", "record", "seal"]),
     ("wal", &["disk"]),
     ("sequencer", &["record", "seal", "table", "wal"]),
     ("evidence", &["record", "seal", "sequencer", "table"]),
     ("ingest", &["record", "seal", "sequencer", "table"]),
+    ("proof", &["record", "seal", "sequencer", "table"]),
     ("receipt", &["record", "table"]),
     ("query", &["disk", "receipt", "record", "table"]),
 ];

@@ -190,6 +190,8 @@ fn evidence(
         clock: Arc::clone(clock),
         random: Arc::clone(random),
         ids: Arc::new(RecordIds::new(Arc::clone(clock), Arc::clone(random))),
+        // Nobody publishes: plans are what is measured.
+        committed: tokio::sync::mpsc::channel(1).0,
     };
     let settings = Settings {
         ack: Ack::Commit,

@@ -62,6 +62,8 @@ pub enum TenantSecret {
     Directory,
     /// Seals documents of the tenant's own.
     Documents,
+    /// Names the tenant's logs.
+    Logs,
 }
 
 impl TenantSecret {
@@ -72,6 +74,7 @@ impl TenantSecret {
             Self::Payload => "payload",
             Self::Directory => "directory",
             Self::Documents => "documents",
+            Self::Logs => "logs",
         }
     }
 }

@@ -19,7 +19,7 @@ use super::lane::Opened;
 use super::opening::Backoff;
 use super::pending::{Load, Mark};
 use super::tree::{self, Notes};
-use super::{Cargo, Freight, LaneError, Prepared, Sequencer, StoredAt};
+use super::{Cargo, Committed, Freight, LaneError, Leaves, Prepared, Sequencer, StoredAt};
 
 /// Rounds after which a flush waits before it goes on against other writers of the same table.
 const ROUNDS_MAX: usize = 20;
@@ -190,7 +190,10 @@ impl<F: Freight> Flusher<'_, F> {
         }
         let at = self.append(commit).await?;
         let at = match &at {
-            Appended::At(version) => StoredAt::Version(*version),
+            Appended::At(version, firsts) => {
+                self.tell(&commit.prepared.leaves, firsts);
+                StoredAt::Version(*version)
+            }
             Appended::Before(state) => StoredAt::Before(state),
         };
         self.freight
@@ -257,25 +260,41 @@ impl<F: Freight> Flusher<'_, F> {
                 }
                 log.note(mark, &mut notes);
             }
-            let batch = self.numbered(&state, &commit.prepared, &mut notes).await?;
+            let (batch, firsts) = self.numbered(&state, &commit.prepared, &mut notes).await?;
             tree::note_id(&state, commit.prepared.last_id, &mut notes);
             let Notes { txns, info } = notes;
             match table.append(&state, vec![batch], txns, info).await? {
-                AppendOutcome::Committed { version } => return Ok(Appended::At(version)),
+                AppendOutcome::Committed { version } => return Ok(Appended::At(version, firsts)),
                 AppendOutcome::Conflict => {}
             }
         }
         Err(Fault::Later(LaneError::Unavailable))
     }
 
-    /// The batch with its final leaf numbers, and the new trees among the notes.
+    /// Tells whoever publishes the logs. Who misses it reads the rows.
+    fn tell(&self, leaves: &[Leaves], firsts: &[i64]) {
+        let berth = &self.opened.berth;
+        for (leaves, first) in leaves.iter().zip(firsts) {
+            let committed = Committed {
+                tenant: berth.tenant.clone(),
+                silo: berth.silo.clone(),
+                stream: leaves.stream.clone(),
+                first: u64::try_from(*first).unwrap_or(0),
+                leaves: leaves.hashes.clone(),
+            };
+            let _ = self.sequencer.committed.try_send(committed);
+        }
+    }
+
+    /// The batch with its final leaf numbers, those of the first leaf of each stream, and the new trees among the notes.
     async fn numbered(
         &self,
         state: &Arc<TableState>,
         prepared: &Arc<Prepared<F::Entries>>,
         notes: &mut Notes,
-    ) -> Result<RecordBatch, Fault> {
+    ) -> Result<(RecordBatch, Vec<i64>), Fault> {
         let mut batch = prepared.batch.clone();
+        let mut firsts = Vec::new();
         for (at, leaves) in prepared.leaves.iter().enumerate() {
             let stream = leaves.stream.as_str();
             let tree = self.opened.berth.tree(state, stream).await?;
@@ -284,6 +303,7 @@ impl<F: Freight> Flusher<'_, F> {
                 Some(_) => {}
                 None => batch = moved(&batch, tree.next()).ok_or(LaneError::Unavailable)?,
             }
+            firsts.push(tree.next());
             // Hashes for many milliseconds when the flush is large.
             let prepared = Arc::clone(prepared);
             let appending = tokio::task::spawn_blocking(move || {
@@ -295,12 +315,13 @@ impl<F: Freight> Flusher<'_, F> {
             notes.txns.extend(noted.txns);
             notes.info.extend(noted.info);
         }
-        Ok(batch)
+        Ok((batch, firsts))
     }
 }
 
 enum Appended {
-    At(u64),
+    /// The version, and the number of the first leaf of each stream.
+    At(u64, Vec<i64>),
     Before(Arc<TableState>),
 }
 

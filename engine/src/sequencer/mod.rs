@@ -22,6 +22,9 @@ mod rebuild;
 mod recover;
 mod tree;
 
+pub(crate) use self::rebuild::leaves;
+pub(crate) use self::tree::streams;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::Future;
@@ -35,6 +38,7 @@ use catalog::keys::KeyRing;
 use catalog::node::Standing;
 use catalog::tenant::Registry;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 
 use crate::seal::Hash;
 use crate::table::{self, Table, TableKind, TableState, Tables};
@@ -250,6 +254,17 @@ pub(crate) struct Leaves {
     pub(crate) group: Option<Hash>,
 }
 
+/// Leaves that a commit has brought into a log.
+#[derive(Debug)]
+pub struct Committed {
+    pub(crate) tenant: TenantId,
+    pub(crate) silo: SiloId,
+    pub(crate) stream: StreamName,
+    /// The first one's number.
+    pub(crate) first: u64,
+    pub(crate) leaves: Vec<Hash>,
+}
+
 /// Since when rows are in the table.
 pub(crate) enum StoredAt<'a> {
     Version(u64),
@@ -267,6 +282,8 @@ pub struct Sequencer {
     journal: Option<Journal>,
     settings: Settings,
     runtime: Handle,
+    /// Who publishes logs.
+    committed: mpsc::Sender<Committed>,
     /// Tables that are not written, and why.
     shut: Mutex<BTreeMap<(TenantId, &'static str), LaneError>>,
     /// How far lanes of this process that have ended got.
@@ -283,6 +300,7 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
     pub ids: Arc<RecordIds>,
+    pub committed: mpsc::Sender<Committed>,
 }
 
 impl Sequencer {
@@ -297,6 +315,7 @@ impl Sequencer {
             clock,
             random,
             ids,
+            committed,
         } = parts;
         Self {
             tables,
@@ -308,6 +327,7 @@ impl Sequencer {
             journal: log.map(|(wal, standing)| Journal::new(wal, standing)),
             settings,
             runtime: Handle::current(),
+            committed,
             shut: Mutex::default(),
             reached: Mutex::default(),
         }

@@ -1,10 +1,14 @@
-//! The tree of a log whose table does not say it, made from the rows: every leaf again, in the order of their numbers.
+//! Leaves made from the rows again, in the order of their numbers: for the tree of a log whose table does not say it, and
+//! for who publishes a log and has missed some.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use datafusion::execution::TaskContext;
+use datafusion::logical_expr::Operator;
+use datafusion::physical_expr::{PhysicalExpr, expressions};
 use datafusion::physical_plan::execute_stream;
 use futures::TryStreamExt;
 
@@ -25,9 +29,19 @@ pub(super) async fn tree(
     stream: &str,
 ) -> Result<Tree, LaneError> {
     let size = state.txn(&tree::log_app_id(stream)).unwrap_or(0);
+    Ok(Tree::over(leaves(table, state, stream, 0..size).await?))
+}
+
+/// The leaves of these numbers, all of which the table must have.
+pub(crate) async fn leaves(
+    table: &Table,
+    state: &Arc<TableState>,
+    stream: &str,
+    numbers: Range<i64>,
+) -> Result<Vec<Hash>, LaneError> {
     let request = ScanRequest {
         projection: (0..state.schema.fields().len()).collect(),
-        predicate: None,
+        predicate: Some(among(state, &numbers)?),
         target_partitions: 1,
     };
     let plan = table.scan(Arc::clone(state), request).await?;
@@ -42,18 +56,31 @@ pub(super) async fn tree(
         let stream = stream.to_owned();
         let read = tokio::task::spawn_blocking(move || leaves_of(&batch, &stream));
         let read = read.await.map_err(|_| LaneError::Unavailable)?;
-        leaves.extend(read.ok_or(MISFIT)?);
+        let read = read.ok_or(MISFIT)?.into_iter();
+        leaves.extend(read.filter(|(number, _)| numbers.contains(number)));
     }
     leaves.sort_unstable_by_key(|(number, _)| *number);
-    let whole = leaves
-        .iter()
-        .zip(0_i64..)
-        .all(|((number, _), expected)| *number == expected);
-    let count = i64::try_from(leaves.len()).map_err(|_| LaneError::Unavailable)?;
-    if !whole || count != size {
+    if !leaves.iter().map(|(number, _)| *number).eq(numbers) {
         return Err(MISFIT);
     }
-    Ok(Tree::over(leaves.into_iter().map(|(_, leaf)| leaf)))
+    Ok(leaves.into_iter().map(|(_, leaf)| leaf).collect())
+}
+
+/// Rows that have one of these numbers.
+fn among(state: &TableState, numbers: &Range<i64>) -> Result<Arc<dyn PhysicalExpr>, LaneError> {
+    let column = || expressions::col("leaf_index", &state.schema);
+    let bound = |operator, number| {
+        let bound = expressions::lit(number);
+        expressions::binary(column()?, operator, bound, &state.schema)
+    };
+    let among = || {
+        let (first, end) = (
+            bound(Operator::GtEq, numbers.start)?,
+            bound(Operator::Lt, numbers.end)?,
+        );
+        expressions::binary(first, Operator::And, end, &state.schema)
+    };
+    among().map_err(|_| LaneError::Unavailable)
 }
 
 fn leaves_of(batch: &RecordBatch, stream: &str) -> Option<Vec<(i64, Hash)>> {

@@ -65,7 +65,7 @@ pub(super) fn log_app_id(stream: &str) -> String {
 }
 
 /// The streams whose leaves the table counts.
-pub(super) fn streams(state: &TableState) -> impl Iterator<Item = &str> {
+pub(crate) fn streams(state: &TableState) -> impl Iterator<Item = &str> {
     state.app_ids().filter_map(|id| id.strip_prefix(TREE_SIZE))
 }
 
@@ -121,6 +121,11 @@ impl Tree {
         let mut tree = Self::default();
         tree.frontier.extend(leaves);
         tree
+    }
+
+    /// What it takes to append to it, and its root.
+    pub(crate) fn frontier(&self) -> &Frontier {
+        &self.frontier
     }
 
     /// The number of the next leaf.

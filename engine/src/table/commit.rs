@@ -179,6 +179,7 @@ impl Entry {
                         retry(&mut unknown, StoreFault::contradiction()).await?;
                         continue;
                     };
+                    let there = there.actions;
                     if self.is(&there) {
                         return Ok(AppendOutcome::Committed { version });
                     }

@@ -19,7 +19,7 @@ use super::Error;
 use super::commit::COMMIT_ID;
 use super::key_material::KeyMaterial;
 use super::layout::{Partition, TableName};
-use super::log::Log;
+use super::log::{Log, Read};
 use super::stats::FileStats;
 use crate::record::schema::PARTITIONS;
 
@@ -35,7 +35,7 @@ pub(crate) const TAG_STATS: &str = "th.stats";
 pub(crate) const FORMAT: &str = "1";
 
 /// What the application ids begin with whose versions are the tree sizes of logs.
-const TREE_SIZE: &str = "th.log:";
+pub(super) const TREE_SIZE: &str = "th.log:";
 const UNEVEN: Error = Error::Tampered {
     what: "the rows in the log are not the leaves that it counts",
 };
@@ -88,6 +88,11 @@ impl DataFile {
         read().ok_or(Error::Tampered {
             what: "the log names a file that this product did not write",
         })
+    }
+
+    /// How many rows the log says it has.
+    pub(super) fn count(&self) -> u64 {
+        self.count
     }
 
     /// The file's statistics, verified.
@@ -157,6 +162,8 @@ fn rows_of(files: &[Arc<DataFile>]) -> u64 {
 pub struct TableState {
     /// The version: the number of the last log entry that this state knows.
     pub version: u64,
+    /// The digest of the log up to that entry.
+    pub(crate) log_digest: [u8; 32],
     /// The columns, those of the partition included, in the table's order.
     pub schema: SchemaRef,
     metadata: Metadata,
@@ -214,6 +221,16 @@ impl TableState {
         }
     }
 
+    /// The same state with no file but this.
+    pub(super) fn with_only(&self, file: &Arc<DataFile>) -> Self {
+        let mut files = Files::default();
+        files.add(vec![Arc::clone(file)]);
+        Self {
+            files,
+            ..self.clone()
+        }
+    }
+
     /// The id that the table got when it was made: another table in its place has another.
     pub(crate) fn table_id(&self) -> &str {
         self.metadata.id()
@@ -228,7 +245,8 @@ impl TableState {
     }
 
     /// The state after the first entry, which must say what the table is.
-    fn first(actions: &[Action]) -> Result<Self, Error> {
+    pub(super) fn first(entry: &Read) -> Result<Self, Error> {
+        let actions = &entry.actions;
         let metadata = actions.iter().find_map(|action| match action {
             Action::Metadata(metadata) => Some(metadata.clone()),
             _ => None,
@@ -243,6 +261,7 @@ impl TableState {
         };
         let mut state = Self {
             version: 0,
+            log_digest: [0; 32],
             schema: schema_of(&metadata)?,
             metadata,
             files: Files::default(),
@@ -250,15 +269,16 @@ impl TableState {
             leaves: None,
             info: HashMap::new(),
         };
-        state.apply(0, actions)?;
+        state.apply(0, entry)?;
         Ok(state)
     }
 
-    fn apply(&mut self, version: u64, actions: &[Action]) -> Result<(), Error> {
+    pub(super) fn apply(&mut self, version: u64, entry: &Read) -> Result<(), Error> {
+        self.log_digest = entry.digest(&self.log_digest);
         let mut added = Vec::new();
         let mut removed = HashSet::new();
         let leaves_before = self.leaves.unwrap_or(0);
-        for action in actions {
+        for action in &entry.actions {
             match action {
                 Action::Add(add) => {
                     if !add.data_change {
@@ -328,10 +348,10 @@ pub(crate) async fn load(log: &Log) -> Result<Option<TableState>, Error> {
     let length = log.length().await?;
     let mut entries = Box::pin(log.first(length));
     let mut state: Option<TableState> = None;
-    while let Some(actions) = entries.try_next().await? {
+    while let Some(entry) = entries.try_next().await? {
         match &mut state {
-            None => state = Some(TableState::first(&actions)?),
-            Some(state) => state.apply(state.version + 1, &actions)?,
+            None => state = Some(TableState::first(&entry)?),
+            Some(state) => state.apply(state.version + 1, &entry)?,
         }
     }
     drop(entries);
@@ -351,9 +371,9 @@ pub(crate) async fn refresh(
     log: &Log,
     mut state: Arc<TableState>,
 ) -> Result<Arc<TableState>, Error> {
-    while let Some(actions) = log.read(state.version + 1).await? {
+    while let Some(entry) = log.read(state.version + 1).await? {
         let next = Arc::make_mut(&mut state);
-        next.apply(next.version + 1, &actions)?;
+        next.apply(next.version + 1, &entry)?;
     }
     Ok(state)
 }

@@ -1,5 +1,8 @@
 //! The Delta log of one table as a numbered list of entries, each written once.
 //!
+//! The **digest** of a log up to an entry is SHA-256(the digest up to the one before ‖ SHA-256 of the entry's bytes), and 32
+//! zero bytes before the first.
+//!
 //! Reading follows the numbers (`version + 1` until there is none), so its cost is that of the new entries. Listing
 //! happens once, when a table is opened.
 
@@ -12,6 +15,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use sha2::{Digest as _, Sha256};
 
 use super::{Error, StoreFault};
 
@@ -24,6 +28,24 @@ const DIGITS: usize = 20;
 #[derive(Debug, Clone)]
 pub(crate) struct Log {
     store: Arc<dyn ObjectStore>,
+}
+
+/// An entry that was read.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub(crate) actions: Vec<Action>,
+    sha256: [u8; 32],
+}
+
+impl Read {
+    /// The digest of the log up to and with this entry.
+    pub(crate) fn digest(&self, before: &[u8; 32]) -> [u8; 32] {
+        Sha256::new()
+            .chain_update(before)
+            .chain_update(self.sha256)
+            .finalize()
+            .into()
+    }
 }
 
 /// What became of an entry that was to be written.
@@ -79,7 +101,7 @@ impl Log {
     pub(crate) fn first(
         &self,
         length: u64,
-    ) -> impl stream::Stream<Item = Result<Vec<Action>, Error>> + Send + '_ {
+    ) -> impl stream::Stream<Item = Result<Read, Error>> + Send + '_ {
         stream::iter(0..length)
             .map(move |version| async move {
                 self.read(version).await?.ok_or(Error::Tampered {
@@ -89,8 +111,8 @@ impl Log {
             .buffered(READ_AHEAD)
     }
 
-    /// The actions of an entry, `None` when there is none of this number.
-    pub(crate) async fn read(&self, version: u64) -> Result<Option<Vec<Action>>, Error> {
+    /// An entry, `None` when there is none of this number.
+    pub(crate) async fn read(&self, version: u64) -> Result<Option<Read>, Error> {
         let bytes = match self
             .store
             .get(&commit_uri_from_version(Some(version)))
@@ -103,7 +125,10 @@ impl Log {
         let actions = get_actions(version, &bytes).map_err(|_| Error::Tampered {
             what: "a log entry is malformed",
         })?;
-        Ok(Some(actions))
+        Ok(Some(Read {
+            actions,
+            sha256: Sha256::digest(&bytes).into(),
+        }))
     }
 
     /// Writes an entry if its number is free. This is the one linearization point of a table.
@@ -148,7 +173,7 @@ pub(crate) fn unavailable(error: object_store::Error) -> Error {
     }
 }
 
-fn version_of(name: &str) -> Option<u64> {
+pub(super) fn version_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".json")?;
     if digits.len() != DIGITS || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -180,7 +205,7 @@ mod tests {
         assert!(matches!(log.create(0, &entry(1)).await, Written::Created));
         assert!(matches!(log.create(0, &entry(2)).await, Written::Taken));
         assert_eq!(
-            log.read(0).await.unwrap().unwrap(),
+            log.read(0).await.unwrap().unwrap().actions,
             [Action::Txn(Transaction::new("app", 1))]
         );
         assert!(log.read(1).await.unwrap().is_none());

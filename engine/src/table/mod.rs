@@ -8,9 +8,11 @@
 //! What stands in the clear on the store: paths with partition values, sizes, row counts, times, and the names of
 //! columns in the log. Everything else is ciphertext under a key of the tenant, bound to the place where it lies.
 
+mod audit;
 mod cloud;
 mod commit;
 mod file_reader;
+mod file_set;
 mod file_writer;
 mod index;
 mod key_material;
@@ -20,6 +22,7 @@ mod objects;
 #[cfg(test)]
 mod power;
 mod probe;
+mod published;
 mod root;
 mod rows;
 mod scan;
@@ -55,6 +58,10 @@ pub use root::{Root, RootError};
 pub use scan::ScanRequest;
 pub use silo::Silo;
 pub use store::FsyncStore;
+
+pub(crate) use audit::{Auditor, Fault, entry_name};
+pub(crate) use index::DataFile;
+pub(crate) use published::{CHECKPOINT, log_folder, table_of};
 
 use commit::{Entry, Notes};
 use file_reader::Footers;
@@ -181,6 +188,14 @@ impl Tables {
         Ok(Arc::clone(table))
     }
 
+    /// The store of a silo, rooted at the silo's root.
+    pub(crate) fn store(&self, silo: &SiloId) -> Result<Arc<dyn ObjectStore>, Error> {
+        let silo = self.silos.get(silo).ok_or(Error::Malformed {
+            what: "the silo is not served here",
+        })?;
+        Ok(silo.store())
+    }
+
     /// The ring that holds the tables' keys.
     pub(crate) fn keys(&self) -> &Arc<KeyRing> {
         &self.shared.keys
@@ -224,7 +239,9 @@ impl Table {
         schema: &SchemaRef,
     ) -> Result<Self, Error> {
         let log = Log::new(silo.store(), name.root());
-        let state = match index::load(&log).await? {
+        let state = index::load(&log).await?;
+        published::check(&silo.store(), &name, state.as_ref()).await?;
+        let state = match state {
             Some(state) => state,
             None => {
                 Entry::create(schema, &*shared.clock, &*shared.random)?

@@ -59,6 +59,23 @@ impl KeyRing {
         }
     }
 
+    /// Signs a message with the tenant's signing key itself, and says which version of it and its public half. It asks the
+    /// key service each time.
+    ///
+    /// # Errors
+    /// When the key service does not sign.
+    pub async fn sign(
+        &self,
+        tenant: &TenantId,
+        silo: &SiloId,
+        message: &[u8],
+    ) -> Result<(SigningKeyId, [u8; 32], [u8; 64]), KeyError> {
+        let Enrolled { keys, .. } = self.enrolled(&Place::new(tenant, silo))?;
+        let signature = self.kms.sign(&keys.signing, message).await?;
+        let key = self.public_key(&keys.signing).await?;
+        Ok((keys.signing.clone(), *key, signature))
+    }
+
     /// The public halves of all versions of a tenant's signing key.
     ///
     /// # Errors

@@ -1,0 +1,318 @@
+//! A tenant's tables and logs, checked from the first byte to the last: by whoever runs the product, and anyone who is
+//! given a copy of the store and the keys.
+//!
+//! ```text
+//! Delta log ──entry by entry──▶ what each commit said of the logs ───────────────┐
+//! data files ──digest, decryption, rows──▶ leaves, each with its file ──tree──▶ compared: roots, tiles, checkpoint
+//! ```
+//! Everything that does not fit is named: the object, the leaf where one can be told, and the reason. One fault does not
+//! hide the next where that can be helped.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use catalog::guard::{Permit, TenantAdmin};
+use catalog::ids::{SiloId, StreamName, TenantId};
+use catalog::keys::PublicKeys;
+use futures::{StreamExt, stream};
+use serde::Serialize;
+
+use super::audited_log::{LogAudit, Said};
+use super::{Error, LogName, Logs};
+use crate::record::records_of;
+use crate::seal::{Hash, leaf_hash};
+use crate::sequencer::{self, Tree};
+use crate::table::{Auditor, DataFile, Fault, TableKind, TableState, entry_name, table_of};
+
+/// Faults that a report names.
+const FINDINGS_MAX: usize = 10_000;
+
+/// What was found to be wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// The object, as its path below the silo's root.
+    pub object: String,
+    /// The leaf that it is about, where that can be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leaf: Option<u64>,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// What a log was found to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditedLog {
+    /// Its stream.
+    pub stream: StreamName,
+    /// How many leaves the table has.
+    pub leaves: u64,
+    /// How many of them the newest checkpoint signs.
+    pub signed: u64,
+    /// The root over those in the table, as unpadded base64url.
+    pub root: String,
+    /// The newest checkpoint, where it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+}
+
+/// What was checked, and what was found.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Audit {
+    /// The logs.
+    pub logs: Vec<AuditedLog>,
+    /// Data files that were read.
+    pub files: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Data files that no entry of a log names: left over from writes that did not come to their end, and read by nobody.
+    pub unnamed: u64,
+    /// What is wrong; nothing, if all is well.
+    pub findings: Vec<Finding>,
+    /// Whether there was more than is listed.
+    pub truncated: bool,
+}
+
+/// Where the leaves of a stream are, in no order.
+pub(super) type Leaves = Vec<(u64, Hash, u32)>;
+
+/// Rows of one file.
+struct FileLeaves {
+    rows: u64,
+    leaves: Vec<(String, u64, Hash)>,
+}
+
+impl Audit {
+    pub(super) fn find(&mut self, object: String, leaf: Option<u64>, reason: impl Into<String>) {
+        if self.findings.len() == FINDINGS_MAX {
+            self.truncated = true;
+            return;
+        }
+        self.findings.push(Finding {
+            object,
+            leaf,
+            reason: reason.into(),
+        });
+    }
+
+    fn add(&mut self, faults: impl IntoIterator<Item = Fault>) {
+        for Fault { object, reason } in faults {
+            self.find(object, None, reason);
+        }
+    }
+}
+
+impl Logs {
+    /// Checks everything that is stored of a tenant's records, evidence and quarantine, and their logs, with the keys that
+    /// the caller trusts. `progress` hears of every file: how many are done, and how many there are so far.
+    ///
+    /// # Errors
+    /// If store or keys are out of reach. What is wrong is no error: it is in the audit.
+    pub async fn audit(
+        &self,
+        permit: &Permit<TenantAdmin>,
+        (silo, keys): (&SiloId, &PublicKeys),
+        progress: impl Fn(u64, u64) + Send + Sync,
+    ) -> Result<Audit, Error> {
+        let tenant = permit.decision().about().clone();
+        let mut audit = Audit::default();
+        for kind in [
+            TableKind::Records,
+            TableKind::Evidence,
+            TableKind::Quarantine,
+        ] {
+            let auditor = self.tables.auditor(&tenant, silo, kind)?;
+            let about = (&tenant, silo, kind);
+            self.audit_table(&mut audit, &auditor, about, keys, &progress)
+                .await?;
+        }
+        Ok(audit)
+    }
+
+    async fn audit_table(
+        &self,
+        audit: &mut Audit,
+        auditor: &Auditor,
+        (tenant, silo, kind): (&TenantId, &SiloId, TableKind),
+        keys: &PublicKeys,
+        progress: &(impl Fn(u64, u64) + Send + Sync),
+    ) -> Result<(), Error> {
+        let mut logs: BTreeMap<StreamName, LogAudit> = BTreeMap::new();
+        for stream in self.published_streams(tenant, silo).await? {
+            if table_of(&stream) == kind && kind != TableKind::Quarantine {
+                let name = LogName {
+                    tenant: tenant.clone(),
+                    silo: silo.clone(),
+                    stream: stream.clone(),
+                };
+                let log = LogAudit::open(self, name, keys, audit).await?;
+                logs.insert(stream, log);
+            }
+        }
+        let mut said = Vec::new();
+        let (state, faults) = auditor
+            .history(|state| note(state, &mut said, &mut logs))
+            .await?;
+        audit.add(faults);
+        let Some(state) = state else {
+            for log in logs.values() {
+                audit.find(log.folder(), None, "the log's table is gone");
+            }
+            return Ok(());
+        };
+        let stored = auditor.stored().await?;
+        let named: HashSet<&str> = state.files().map(|file| file.path.as_str()).collect();
+        let is_unnamed = |path: &&String| !named.contains(path.as_str());
+        audit.unnamed += stored.iter().filter(is_unnamed).count() as u64;
+        let (files, leaves) = self.read_files(audit, auditor, &state, progress).await?;
+        let table = |path: &str| auditor.fault(path, "").object;
+        for (stream, size) in sequencer::streams(&state).filter_map(|stream| {
+            let size = state.txn(&format!("th.log:{stream}"))?;
+            Some((StreamName::parse(stream).ok()?, size))
+        }) {
+            let log = logs.remove(&stream);
+            let mut log = match log {
+                Some(log) => log,
+                None => {
+                    let name = LogName {
+                        tenant: tenant.clone(),
+                        silo: silo.clone(),
+                        stream: stream.clone(),
+                    };
+                    LogAudit::open(self, name, keys, audit).await?
+                }
+            };
+            let own: Vec<Said> = said
+                .iter()
+                .filter(|(of, _)| *of == stream)
+                .map(|(_, said)| said.clone())
+                .collect();
+            let leaves = leaves.get(&stream).cloned().unwrap_or_default();
+            let size = u64::try_from(size).unwrap_or(0);
+            let named = |file: u32| table(&files[file as usize].path);
+            let entry = |version| table(&entry_name(version));
+            log.check(audit, (size, leaves), &own, (&named, &entry))
+                .await?;
+        }
+        // A log whose table never heard of it.
+        for log in logs.values() {
+            audit.find(log.folder(), None, "the log's table does not know of it");
+        }
+        Ok(())
+    }
+
+    /// Reads all data files, several at once; leaves by stream, each with the number of its file.
+    async fn read_files(
+        &self,
+        audit: &mut Audit,
+        auditor: &Auditor,
+        state: &TableState,
+        progress: &(impl Fn(u64, u64) + Send + Sync),
+    ) -> Result<(Vec<Arc<DataFile>>, BTreeMap<StreamName, Leaves>), Error> {
+        let files: Vec<_> = state.files().cloned().collect();
+        let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+        let reading: Vec<_> = files
+            .iter()
+            .enumerate()
+            .map(|(number, file)| async move {
+                let rows = auditor.rows(state, file).await?;
+                let read = match rows {
+                    Err(fault) => Err(fault),
+                    Ok(batches) => {
+                        let read = tokio::task::spawn_blocking(move || leaves_of(&batches));
+                        let read = read.await.map_err(|_| Error::tampered("reading stopped"))?;
+                        read.ok_or_else(|| auditor.fault(&file.path, "a row of it is no record"))
+                    }
+                };
+                Ok::<_, Error>((number, read))
+            })
+            .collect();
+        let mut reading = stream::iter(reading).buffer_unordered(at_once);
+        let mut leaves: BTreeMap<StreamName, Leaves> = BTreeMap::new();
+        let (mut done, all) = (0, files.len() as u64);
+        while let Some(read) = reading.next().await {
+            let (number, read) = read?;
+            done += 1;
+            progress(done, all);
+            match read {
+                Err(fault) => audit.add([fault]),
+                Ok(read) => {
+                    audit.files += 1;
+                    audit.rows += read.rows;
+                    for (stream, index, leaf) in read.leaves {
+                        let Ok(stream) = StreamName::parse(&stream) else {
+                            continue;
+                        };
+                        let file = u32::try_from(number).unwrap_or(u32::MAX);
+                        leaves.entry(stream).or_default().push((index, leaf, file));
+                    }
+                }
+            }
+        }
+        drop(reading);
+        Ok((files, leaves))
+    }
+}
+
+/// Notes what an entry says of the logs, and what the table is at the versions that checkpoints name.
+fn note(
+    state: &TableState,
+    said: &mut Vec<(StreamName, Said)>,
+    logs: &mut BTreeMap<StreamName, LogAudit>,
+) {
+    for stream in sequencer::streams(state) {
+        let Ok(name) = StreamName::parse(stream) else {
+            continue;
+        };
+        let tree = Tree::of(state, stream).ok();
+        let root = tree.as_ref().map(|tree| tree.frontier().root());
+        let size = state.txn(&format!("th.log:{stream}"));
+        let size = size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+        let is_news = said
+            .iter()
+            .rev()
+            .find(|(of, _)| *of == name)
+            .is_none_or(|(_, last)| last.size != size || last.root != root);
+        if is_news {
+            let version = state.version;
+            said.push((
+                name,
+                Said {
+                    version,
+                    size,
+                    root,
+                },
+            ));
+        }
+    }
+    for log in logs.values_mut() {
+        log.meet(state);
+    }
+}
+
+/// The leaves of rows that are in a log.
+fn leaves_of(batches: &[RecordBatch]) -> Option<FileLeaves> {
+    let mut read = FileLeaves {
+        rows: 0,
+        leaves: Vec::new(),
+    };
+    for batch in batches {
+        read.rows += batch.num_rows() as u64;
+        let Some(numbers) = batch.column_by_name("leaf_index") else {
+            // Quarantine has no log.
+            continue;
+        };
+        let numbers = numbers.as_primitive_opt::<Int64Type>()?;
+        for (row, number) in records_of(batch).ok()?.iter().zip(numbers) {
+            let number = u64::try_from(number?).ok()?;
+            let leaf = leaf_hash(row).ok()?;
+            read.leaves
+                .push((row.stream.as_str().to_owned(), number, leaf));
+        }
+    }
+    Some(read)
+}

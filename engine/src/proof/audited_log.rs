@@ -1,0 +1,278 @@
+//! One published log, compared with the leaves that its table has.
+
+use std::collections::BTreeMap;
+
+use catalog::ids::{SiloId, StreamName, TenantId};
+use catalog::keys::PublicKeys;
+
+use super::audit::{Audit, AuditedLog, Leaves};
+use super::objects::Objects;
+use super::{Error, LogName, Logs};
+use crate::record::canonical::digest_text;
+use crate::seal::{Checkpoint, Edge, Hash, SignedCheckpoint, TileId};
+use crate::table::TableState;
+
+/// What a commit says of a log.
+#[derive(Debug, Clone)]
+pub(super) struct Said {
+    pub(super) version: u64,
+    pub(super) size: u64,
+    /// `None` if it says nothing that is sound.
+    pub(super) root: Option<Hash>,
+}
+
+/// A log, and its checkpoint if that is signed.
+pub(super) struct LogAudit {
+    name: LogName,
+    objects: Objects,
+    signed: Option<SignedCheckpoint>,
+    /// The table at the version of the checkpoint: the digests of its files and of its log.
+    met: Option<(Hash, Hash)>,
+}
+
+impl Logs {
+    /// The streams of a tenant of which something is published.
+    pub(super) async fn published_streams(
+        &self,
+        tenant: &TenantId,
+        silo: &SiloId,
+    ) -> Result<Vec<StreamName>, Error> {
+        Ok(self.tables.published_streams(tenant, silo).await?)
+    }
+}
+
+impl LogAudit {
+    pub(super) async fn open(
+        logs: &Logs,
+        name: LogName,
+        keys: &PublicKeys,
+        audit: &mut Audit,
+    ) -> Result<Self, Error> {
+        let objects = Objects::new(&logs.tables, &name)?;
+        let path = objects.name("checkpoint");
+        let mut signed = None;
+        match objects.checkpoint().await {
+            Ok(None) => audit.find(path, None, "there is no checkpoint"),
+            Err(Error::Tampered { what }) => audit.find(path, None, what),
+            Err(error) => return Err(error),
+            Ok(Some(note)) => match SignedCheckpoint::verify(&note, keys) {
+                Err(unsigned) => audit.find(path, None, unsigned.to_string()),
+                Ok(found) if found.checkpoint().origin != logs.origin(&name).await? => {
+                    audit.find(path, None, "it is the checkpoint of another log");
+                }
+                Ok(found) => signed = Some(found),
+            },
+        }
+        Ok(Self {
+            name,
+            objects,
+            signed,
+            met: None,
+        })
+    }
+
+    pub(super) fn folder(&self) -> String {
+        self.objects.name("")
+    }
+
+    fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.signed.as_ref().map(SignedCheckpoint::checkpoint)
+    }
+
+    /// Takes note of the table if it is at the version that the checkpoint is about.
+    pub(super) fn meet(&mut self, state: &TableState) {
+        let version = self.checkpoint().map(|checkpoint| checkpoint.table_version);
+        if version == Some(state.version) {
+            self.met = Some((state.file_set_root(), state.log_digest));
+        }
+    }
+
+    /// Compares leaves, commits, tiles and checkpoint. `named` names the file of a leaf, `entry` that of a commit.
+    pub(super) async fn check(
+        &mut self,
+        audit: &mut Audit,
+        (size, mut leaves): (u64, Leaves),
+        said: &[Said],
+        (named, entry): (
+            &(dyn Fn(u32) -> String + Sync),
+            &(dyn Fn(u64) -> String + Sync),
+        ),
+    ) -> Result<(), Error> {
+        leaves.sort_unstable_by_key(|(index, ..)| *index);
+        let whole = contiguous(audit, &self.folder(), size, &leaves, named);
+        let mut tree = Rebuilt::default();
+        let mut roots = said.iter().peekable();
+        for (_, leaf, _) in leaves.iter().take(whole) {
+            tree.push(*leaf, self.checkpoint().map(|checkpoint| checkpoint.size));
+            while let Some(said) = roots.next_if(|said| said.size <= tree.edge.size()) {
+                let is_it = said.size == tree.edge.size() && said.root == Some(tree.root());
+                if !is_it {
+                    let reason = format!(
+                        "the root it says for {} leaves is not that of the rows",
+                        said.size
+                    );
+                    audit.find(entry(said.version), said.size.checked_sub(1), reason);
+                }
+            }
+        }
+        for said in roots.filter(|said| said.size > 0) {
+            let reason = format!("it says {} leaves, and the rows end before", said.size);
+            audit.find(entry(said.version), Some(whole as u64), reason);
+        }
+        self.check_checkpoint(audit, &tree);
+        self.check_tiles(audit, &tree).await?;
+        audit.logs.push(AuditedLog {
+            stream: self.name.stream.clone(),
+            leaves: tree.edge.size(),
+            signed: self.checkpoint().map_or(0, |checkpoint| checkpoint.size),
+            root: digest_text(&tree.root()),
+            checkpoint: self.signed.as_ref().map(SignedCheckpoint::to_text),
+        });
+        Ok(())
+    }
+
+    fn check_checkpoint(&self, audit: &mut Audit, tree: &Rebuilt) {
+        let Some(checkpoint) = self.checkpoint() else {
+            return;
+        };
+        let path = self.objects.name("checkpoint");
+        let leaf = checkpoint.size.checked_sub(1);
+        if checkpoint.size > tree.edge.size() {
+            let reason =
+                "it signs leaves that the table does not have: the table is older, or lost rows";
+            audit.find(path.clone(), Some(tree.edge.size()), reason);
+        } else if tree.root_at != Some(checkpoint.root) {
+            let reason = "the root it signs is not that of the rows";
+            audit.find(path.clone(), leaf, reason);
+        }
+        match self.met {
+            None => {
+                let reason = "it is about a version that the table does not have";
+                audit.find(path, None, reason);
+            }
+            Some((files, log)) => {
+                if files != checkpoint.file_set_root {
+                    let reason = "the data files of its version are not those it signs";
+                    audit.find(path.clone(), None, reason);
+                }
+                if log != checkpoint.table_log_digest {
+                    let reason = "entries of the table's log were changed, removed or moved since it was signed";
+                    audit.find(path, None, reason);
+                }
+            }
+        }
+    }
+
+    async fn check_tiles(&self, audit: &mut Audit, tree: &Rebuilt) -> Result<(), Error> {
+        let signed = self.checkpoint().map_or(0, |checkpoint| checkpoint.size);
+        let (there, strangers) = self.objects.listed().await?;
+        for stranger in strangers {
+            audit.find(stranger, None, "it is no object of this log");
+        }
+        for tile in TileId::all(signed).filter(|tile| !there.contains(tile)) {
+            let path = self.objects.name(&tile.path());
+            audit.find(path, first_leaf(tile), "the tile is missing");
+        }
+        for tile in there {
+            let path = self.objects.name(&tile.path());
+            let stored = match self.objects.tile(tile).await {
+                Ok(Some(stored)) => stored,
+                Ok(None) => continue,
+                Err(Error::Tampered { what }) => {
+                    audit.find(path, first_leaf(tile), what);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let made = tree.tile(tile);
+            let differs = match made {
+                None => Some(0),
+                Some(made) => (0..tile.width).find(|at| made.get(*at) != stored.get(*at)),
+            };
+            if let Some(at) = differs {
+                let width = 1_u64.checked_shl(8 * tile.level).unwrap_or(u64::MAX);
+                let leaf = first_leaf(tile).map(|first| first + at as u64 * width);
+                audit.find(path, leaf, "the tile is not that of the rows");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The tree over the rows: its edge, all its full tiles, and the root at one size.
+#[derive(Default)]
+struct Rebuilt {
+    edge: Edge,
+    full: BTreeMap<TileId, Vec<Hash>>,
+    root_at: Option<Hash>,
+}
+
+impl Rebuilt {
+    fn push(&mut self, leaf: Hash, root_wanted_at: Option<u64>) {
+        let mut full = Vec::new();
+        self.edge.push(leaf, &mut full);
+        self.full.extend(full);
+        if root_wanted_at == Some(self.edge.size()) {
+            self.root_at = Some(self.root());
+        }
+    }
+
+    fn root(&self) -> Hash {
+        self.edge.frontier().root()
+    }
+
+    /// The hashes of a tile, at least as many as it has.
+    fn tile(&self, tile: TileId) -> Option<&[Hash]> {
+        if let Some(hashes) = self.full.get(&tile.full()) {
+            return hashes.get(..tile.width);
+        }
+        let mut partial = self.edge.tiles();
+        let (_, hashes) =
+            partial.find(|(id, _)| (id.level, id.index) == (tile.level, tile.index))?;
+        hashes.get(..tile.width)
+    }
+}
+
+/// The number of the first leaf under a tile.
+fn first_leaf(tile: TileId) -> Option<u64> {
+    let shift = 8 * (tile.level + 1);
+    tile.index.checked_shl(shift)
+}
+
+/// How many leaves there are from the first on, without a hole; what is missing, doubled or beyond the end is named.
+fn contiguous(
+    audit: &mut Audit,
+    folder: &str,
+    size: u64,
+    leaves: &Leaves,
+    named: &(dyn Fn(u32) -> String + Sync),
+) -> usize {
+    let mut expected = 0;
+    let mut whole = None;
+    for (at, (index, _, file)) in leaves.iter().enumerate() {
+        if *index < expected {
+            let reason = "the leaf is in the table twice";
+            audit.find(named(*file), Some(*index), reason);
+            whole.get_or_insert(at);
+        } else {
+            if *index > expected {
+                let reason = format!("the rows of leaves {expected} to {} are missing", index - 1);
+                audit.find(folder.to_owned(), Some(expected), reason);
+                whole.get_or_insert(at);
+            }
+            expected = index + 1;
+        }
+        if *index >= size {
+            audit.find(
+                named(*file),
+                Some(*index),
+                "the log does not count the leaf",
+            );
+        }
+    }
+    if expected < size {
+        let reason = format!("the rows of leaves {expected} to {} are missing", size - 1);
+        audit.find(folder.to_owned(), Some(expected), reason);
+    }
+    whole.unwrap_or(leaves.len())
+}

@@ -1,0 +1,207 @@
+//! Proofs from published tiles. None leaves that does not hold: a tile that was changed shows here.
+//!
+//! That a log has only grown is `{"format": "trailhouse-consistency-1", "origin": "<of both checkpoints>", "from": n,
+//! "to": m, "path": [hash, …]}`, n and m being the sizes and path that of RFC 9162, section 2.1.4, as unpadded base64url.
+//! The newer checkpoint is at no older version of the table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::objects::Objects;
+use super::record::Hashes;
+use super::{Error, LogName, Logs};
+use crate::seal::{
+    Checkpoint, Hash, Origin, SignedCheckpoint, TileId, tile, verify_consistency, verify_path,
+};
+
+/// What a consistency proof says of itself.
+const FORMAT: &str = "trailhouse-consistency-1";
+
+/// That a log of one size is the beginning of the same log at another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ConsistencyProof {
+    format: String,
+    origin: String,
+    /// Leaves of the older log.
+    pub from: u64,
+    /// Leaves of the newer one.
+    pub to: u64,
+    path: Hashes,
+}
+
+impl ConsistencyProof {
+    /// Reads a proof.
+    ///
+    /// # Errors
+    /// What is wrong with it, as the reader of JSON says it.
+    pub fn from_json(text: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(text)
+    }
+
+    /// Whether it proves that the newer checkpoint's log begins with the older one's.
+    #[must_use]
+    pub fn holds(&self, old: &Checkpoint, new: &Checkpoint) -> bool {
+        let is_about = self.format == FORMAT
+            && self.origin == old.origin.as_str()
+            && old.origin == new.origin
+            && (self.from, self.to) == (old.size, new.size);
+        let path = self.path.hashes();
+        is_about
+            && verify_consistency((old.size, &old.root), (new.size, &new.root), path)
+            && old.table_version <= new.table_version
+    }
+}
+
+/// A log to prove something of, at its newest checkpoint.
+pub(super) struct Prover {
+    objects: Objects,
+    checkpoint: Arc<SignedCheckpoint>,
+    /// Tiles that were read or are at hand.
+    tiles: BTreeMap<TileId, Vec<Hash>>,
+}
+
+impl Logs {
+    /// The newest checkpoint of a log, brought up to its table; `None` where there is no leaf.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub async fn checkpoint(&self, log: &LogName) -> Result<Option<Arc<SignedCheckpoint>>, Error> {
+        self.publish(log, Default::default()).await
+    }
+
+    /// The bytes of a tile; `None` where there is none of that width yet.
+    ///
+    /// # Errors
+    /// As [`Self::publish`], and if the store fails.
+    pub async fn tile(&self, log: &LogName, tile: TileId) -> Result<Option<Bytes>, Error> {
+        let Some(mut prover) = self.prover(log).await? else {
+            return Ok(None);
+        };
+        let size = prover.checkpoint.checkpoint().size;
+        let there = TileId::in_log(tile.level, tile.index, size);
+        let Some(there) = there.filter(|there| there.width >= tile.width) else {
+            return Ok(None);
+        };
+        let hashes = prover.tile(there).await?;
+        let hashes = hashes.get(..tile.width).unwrap_or_default();
+        Ok(Some(Bytes::copy_from_slice(hashes.as_flattened())))
+    }
+
+    /// That the log of `from` leaves is the beginning of that of `to`; `None` if the log has not that many, or `from` is
+    /// the larger.
+    ///
+    /// # Errors
+    /// As [`Self::publish`], and if tiles do not make the log that is signed.
+    pub async fn consistency(
+        &self,
+        log: &LogName,
+        from: u64,
+        to: u64,
+    ) -> Result<Option<ConsistencyProof>, Error> {
+        let Some(mut prover) = self.prover(log).await? else {
+            return Ok(None);
+        };
+        if to > prover.checkpoint.checkpoint().size {
+            return Ok(None);
+        }
+        let Some(parts) = tile::consistency(from, to) else {
+            return Ok(None);
+        };
+        let path = prover.hashes(&parts).await?;
+        let (old, new) = (prover.root(from).await?, prover.root(to).await?);
+        if !verify_consistency((from, &old), (to, &new), &path) {
+            return Err(Error::tampered("the tiles of a log contradict each other"));
+        }
+        Ok(Some(ConsistencyProof {
+            format: FORMAT.to_owned(),
+            origin: prover.origin().to_string(),
+            from,
+            to,
+            path: path.into(),
+        }))
+    }
+
+    /// The newest checkpoint, and what it takes to prove something of it.
+    pub(super) async fn prover(&self, log: &LogName) -> Result<Option<Prover>, Error> {
+        let published = self.published(log);
+        let mut published = published.lock().await;
+        self.advance(log, &mut published, Default::default())
+            .await?;
+        let (Some(checkpoint), Some(edge)) = (&published.checkpoint, &published.edge) else {
+            return Ok(None);
+        };
+        Ok(Some(Prover {
+            objects: Objects::new(&self.tables, log)?,
+            checkpoint: Arc::clone(checkpoint),
+            tiles: edge
+                .tiles()
+                .map(|(tile, hashes)| (tile, hashes.to_vec()))
+                .collect(),
+        }))
+    }
+}
+
+impl Prover {
+    pub(super) fn checkpoint(&self) -> &SignedCheckpoint {
+        &self.checkpoint
+    }
+
+    fn origin(&self) -> &Origin {
+        &self.checkpoint.checkpoint().origin
+    }
+
+    /// The audit path of a leaf, which leads to the signed root.
+    pub(super) async fn inclusion(&mut self, index: u64, leaf: &Hash) -> Result<Vec<Hash>, Error> {
+        let (size, root) = {
+            let checkpoint = self.checkpoint.checkpoint();
+            (checkpoint.size, checkpoint.root)
+        };
+        let parts = tile::inclusion(index, size);
+        let parts = parts.ok_or(Error::tampered("a record is beyond the end of its log"))?;
+        let path = self.hashes(&parts).await?;
+        if !verify_path(leaf, index, size, &path, &root) {
+            return Err(Error::tampered("a record is not the one in the log"));
+        }
+        Ok(path)
+    }
+
+    /// The root of the log when it had `size` leaves.
+    async fn root(&mut self, size: u64) -> Result<Hash, Error> {
+        if size == 0 {
+            return Ok(crate::seal::Frontier::default().root());
+        }
+        let hashes = self.hashes(&[tile::whole(size)]).await?;
+        hashes
+            .first()
+            .copied()
+            .ok_or(Error::tampered("a log has no root"))
+    }
+
+    async fn hashes(&mut self, parts: &[tile::Part]) -> Result<Vec<Hash>, Error> {
+        let missing = || Error::tampered("a proof needs what no tile has");
+        let size = self.checkpoint.checkpoint().size;
+        let mut hashes = Vec::with_capacity(parts.len());
+        for part in parts {
+            let mut of_part = Vec::with_capacity(part.len());
+            for node in part {
+                let tile = self.tile(node.tile(size).ok_or_else(missing)?).await?;
+                of_part.push(node.hash(tile).ok_or_else(missing)?);
+            }
+            hashes.push(tile::joined(&of_part).ok_or_else(missing)?);
+        }
+        Ok(hashes)
+    }
+
+    async fn tile(&mut self, tile: TileId) -> Result<&[Hash], Error> {
+        if !self.tiles.contains_key(&tile) {
+            let hashes = self.objects.tile(tile).await?;
+            let hashes = hashes.ok_or(Error::tampered("a tile is missing"))?;
+            self.tiles.insert(tile, hashes);
+        }
+        Ok(self.tiles.get(&tile).map(Vec::as_slice).unwrap_or_default())
+    }
+}

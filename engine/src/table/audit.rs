@@ -1,0 +1,210 @@
+//! A table looked at by somebody who does not trust its store: entry by entry, file by file, with a name for what is wrong.
+//!
+//! It reads what is there now and asks no state that an earlier read has left.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use catalog::ids::{SiloId, TenantId};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::collect;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use sha2::{Digest as _, Sha256};
+
+use super::index::{DataFile, TableState};
+use super::layout::TableName;
+use super::log::{self, Log};
+use super::{Error, ScanRequest, Shared, Table, TableKind, Tables};
+
+/// Entries that are read at once.
+const READ_AHEAD: usize = 32;
+
+/// What is wrong with one object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// Its path below the silo's root.
+    pub(crate) object: String,
+    pub(crate) reason: String,
+}
+
+/// A table that is looked at.
+pub(crate) struct Auditor {
+    name: TableName,
+    log: Log,
+    shared: Arc<Shared>,
+}
+
+impl Tables {
+    /// A look at a table, which need not be one that opens.
+    pub(crate) fn auditor(
+        &self,
+        tenant: &TenantId,
+        silo: &SiloId,
+        kind: TableKind,
+    ) -> Result<Auditor, Error> {
+        let name = TableName {
+            tenant: tenant.clone(),
+            silo: silo.clone(),
+            kind,
+        };
+        Ok(Auditor {
+            log: Log::new(self.store(silo)?, name.root()),
+            name,
+            shared: Arc::clone(&self.shared),
+        })
+    }
+}
+
+impl Auditor {
+    /// The table as the entries of its log make it, each of them shown to `each` when it has been taken in; `None` where
+    /// there is no table. Ends at the first entry that cannot be taken in, with the state before it.
+    pub(crate) async fn history(
+        &self,
+        mut each: impl FnMut(&TableState) + Send,
+    ) -> Result<(Option<TableState>, Vec<Fault>), Error> {
+        let mut faults = Vec::new();
+        let length = self.length(&mut faults).await?;
+        let mut entries = Box::pin(
+            stream::iter(0..length)
+                .map(|version| async move { (version, self.log.read(version).await) })
+                .buffered(READ_AHEAD),
+        );
+        let mut state: Option<TableState> = None;
+        while let Some((version, entry)) = entries.next().await {
+            let entry = match entry {
+                Err(error @ Error::Unavailable { .. }) => return Err(error),
+                entry => entry.and_then(|entry| {
+                    entry.ok_or(Error::Tampered {
+                        what: "a log entry is missing",
+                    })
+                }),
+            };
+            let taken_in = entry.and_then(|entry| match &mut state {
+                None => TableState::first(&entry).map(|first| state = Some(first)),
+                Some(state) => {
+                    let mut next = state.clone();
+                    next.apply(version, &entry)?;
+                    *state = next;
+                    Ok(())
+                }
+            });
+            if let Err(error) = taken_in {
+                faults.push(self.fault(&entry_name(version), &error.to_string()));
+                break;
+            }
+            state.iter().for_each(&mut each);
+        }
+        drop(entries);
+        Ok((state, faults))
+    }
+
+    /// How many entries the log has, up to its last one; holes and what does not belong there are faults.
+    async fn length(&self, faults: &mut Vec<Fault>) -> Result<u64, Error> {
+        let folder = Path::from("_delta_log");
+        let store = self.log.store();
+        let listed: Vec<_> = store
+            .list(Some(&folder))
+            .try_collect()
+            .await
+            .map_err(log::unavailable)?;
+        let mut length = 0;
+        for object in &listed {
+            let name = object.location.filename().unwrap_or_default();
+            match log::version_of(name) {
+                Some(version) => length = length.max(version + 1),
+                None => {
+                    let path = format!("_delta_log/{name}");
+                    faults.push(self.fault(&path, "it is no entry of the log"));
+                }
+            }
+        }
+        Ok(length)
+    }
+
+    /// The rows of a file, once its bytes are those that the log names.
+    pub(crate) async fn rows(
+        &self,
+        state: &TableState,
+        file: &Arc<DataFile>,
+    ) -> Result<Result<Vec<RecordBatch>, Fault>, Error> {
+        let fault = |reason: &str| Ok(Err(self.fault(&file.path, reason)));
+        let path = Path::parse(&file.path).map_err(|_| Error::Malformed {
+            what: "a file has no place",
+        })?;
+        let bytes = match self.log.store().get(&path).await {
+            Ok(found) => found.bytes().await.map_err(log::unavailable)?,
+            Err(object_store::Error::NotFound { .. }) => return fault("the file is missing"),
+            Err(error) => return Err(log::unavailable(error)),
+        };
+        let (size, digest) = (bytes.len() as u64, file.sha256.clone());
+        let same = tokio::task::spawn_blocking(move || {
+            let found = Sha256::digest(&bytes);
+            found
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+                == digest
+        });
+        let same = same.await.map_err(|_| Error::Conflict)?;
+        if size != file.size || !same {
+            return fault("the bytes are not those that the log names");
+        }
+        let only = Arc::new(state.with_only(file));
+        let table = self.table(&only);
+        let request = ScanRequest {
+            projection: (0..only.schema.fields().len()).collect(),
+            predicate: None,
+            target_partitions: 1,
+        };
+        let plan = match table.scan(Arc::clone(&only), request).await {
+            Ok(plan) => plan,
+            Err(Error::Tampered { what }) => return fault(what),
+            Err(error) => return Err(error),
+        };
+        match collect(plan, Arc::new(TaskContext::default())).await {
+            Ok(batches) => Ok(Ok(batches)),
+            Err(_) => fault("the file does not open, or is not what was written"),
+        }
+    }
+
+    /// The names of the data files that lie below the table's root.
+    pub(crate) async fn stored(&self) -> Result<Vec<String>, Error> {
+        let listed: Vec<_> = self
+            .log
+            .store()
+            .list(None)
+            .try_collect()
+            .await
+            .map_err(log::unavailable)?;
+        let is_data = |path: &&str| !path.starts_with("_delta_log/");
+        Ok(listed
+            .iter()
+            .map(|object| object.location.as_ref())
+            .filter(is_data)
+            .map(str::to_owned)
+            .collect())
+    }
+
+    fn table(&self, state: &Arc<TableState>) -> Table {
+        Table {
+            name: self.name.clone(),
+            log: self.log.clone(),
+            shared: Arc::clone(&self.shared),
+            latest: tokio::sync::Mutex::new(Arc::clone(state)),
+        }
+    }
+
+    pub(crate) fn fault(&self, path: &str, reason: &str) -> Fault {
+        Fault {
+            object: format!("{}/{path}", self.name.root()),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+/// The name of an entry below the table's root.
+pub(crate) fn entry_name(version: u64) -> String {
+    format!("_delta_log/{version:020}.json")
+}

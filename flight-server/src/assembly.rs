@@ -1,0 +1,107 @@
+//! The engine of a service, its parts put together.
+
+use std::sync::Arc;
+
+use catalog::clock::{Clock, Random};
+use catalog::ids::RecordIds;
+use engine::evidence::EvidenceLog;
+use engine::ingest::dedupe::Dedup;
+use engine::ingest::{Ingest, Review};
+use engine::proof::{Logs, Publisher};
+use engine::query::{Queries, Resources};
+use engine::receipt::Receipts;
+use engine::sequencer::{Parts, Sequencer};
+use engine::table::{TableKind, Tables};
+
+use crate::config::Config;
+use crate::service::Control;
+use crate::stores::Stores;
+use crate::volume::Volume;
+
+/// What happens to records.
+pub(crate) struct Engine {
+    pub(crate) tables: Arc<Tables>,
+    pub(crate) sequencer: Arc<Sequencer>,
+    pub(crate) evidence: Arc<EvidenceLog>,
+    pub(crate) queries: Arc<Queries>,
+    pub(crate) logs: Arc<Logs>,
+    pub(crate) publisher: Publisher,
+    pub(crate) receipts: Arc<Receipts>,
+    pub(crate) ingest: Arc<Ingest>,
+    pub(crate) review: Review,
+}
+
+impl Engine {
+    pub(crate) fn open(
+        config: &Config,
+        stores: &Stores,
+        control: &Control,
+        volume: Option<&Volume>,
+        clock: &Arc<dyn Clock>,
+        random: &Arc<dyn Random>,
+    ) -> std::io::Result<Self> {
+        let tables = Arc::new(Tables::new(
+            stores.silos(),
+            Arc::clone(&control.keys),
+            Arc::clone(clock),
+            Arc::clone(random),
+        ));
+        let ids = Arc::new(RecordIds::new(Arc::clone(clock), Arc::clone(random)));
+        let logs = Arc::new(Logs::new(
+            Arc::clone(&tables),
+            Arc::clone(&control.keys),
+            Arc::clone(&control.schemas),
+        ));
+        let (publisher, committed) = Publisher::start(Arc::clone(&logs));
+        let parts = Parts {
+            tables: Arc::clone(&tables),
+            registry: Arc::clone(&control.registry),
+            keys: Arc::clone(&control.keys),
+            clock: Arc::clone(clock),
+            random: Arc::clone(random),
+            ids: Arc::clone(&ids),
+            committed,
+        };
+        let log = volume.map(|volume| (Arc::clone(&volume.wal), volume.standing()));
+        let sequencer = Arc::new(Sequencer::new(parts, log, config.wal.lanes.clone()));
+        let evidence = Arc::new(EvidenceLog::new(&sequencer));
+        let index = volume.map_or_else(Dedup::in_memory, |volume| volume.index.clone());
+        let lease = volume.map(|volume| (Arc::clone(&volume.leases), volume.holder.clone()));
+        let keys = Arc::clone(&control.keys);
+        let schemas = Arc::clone(&control.schemas);
+        let witness = Arc::clone(&evidence) as _;
+        let ingest = Ingest::new(&sequencer, keys, schemas, lease, index, witness);
+        let ingest = Arc::new(ingest);
+        if let Some(volume) = volume {
+            evidence.recover(volume.unreleased(TableKind::Evidence));
+            ingest.recover_records(volume.unreleased(TableKind::Records));
+            ingest.recover_quarantine(volume.unreleased(TableKind::Quarantine));
+        }
+        let receipts = Arc::new(Receipts::new(
+            Arc::clone(&evidence) as _,
+            Arc::clone(&tables),
+            Arc::clone(clock),
+        ));
+        let (read, clock_of) = (Arc::clone(&tables), Arc::clone(clock));
+        let resources = Resources::start(&config.queries.budget, Arc::clone(random))?;
+        let queries = Queries::new(
+            Arc::clone(&tables),
+            Arc::clone(&control.schemas),
+            (Arc::clone(&receipts), Arc::clone(&control.root)),
+            Arc::clone(clock),
+            config.queries.limits(),
+            resources,
+        );
+        Ok(Self {
+            queries: Arc::new(queries),
+            logs,
+            publisher,
+            receipts,
+            tables,
+            sequencer,
+            evidence,
+            review: Review::new(read, Arc::clone(&ingest), ids, clock_of),
+            ingest,
+        })
+    }
+}
