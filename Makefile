@@ -38,7 +38,7 @@ rust-test:
 	else cargo test --locked --workspace; fi
 
 python-test: build $(VENV)/ready
-	TRAILHOUSE_BIN=$(BIN) $(VENV)/bin/python -m pytest -q tests/python
+	TRAILHOUSE_BIN=$(BIN) $(VENV)/bin/python -m pytest -q tests/python notebooks/verify
 
 $(VENV)/ready: tests/python/requirements.txt
 	$(PYTHON) -m venv $(VENV)

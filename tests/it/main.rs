@@ -7,6 +7,7 @@
 
 mod faults;
 mod ingest;
+mod integrity;
 mod isolation;
 mod limits;
 mod log;

@@ -17,6 +17,7 @@ pub mod serve;
 mod sql;
 mod tenant;
 mod token;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -89,6 +90,9 @@ enum Verb {
         after_help = "Example:\n  trailhouse receipt verify receipt.json --jwks acme.jwks --data result.arrow"
     )]
     Receipt(receipt::Arguments),
+    /// Check proofs of records, logs and answers, without a server
+    #[command(after_help = "Example:\n  trailhouse verify proof record.json --jwks acme.jwks")]
+    Verify(verify::Arguments),
     /// Ask one question, or get a prompt
     #[command(
         after_help = "Example:\n  trailhouse sql --tenant acme --role Reader \"SELECT count(*) FROM audit.records\""
@@ -143,9 +147,27 @@ pub enum Error {
     /// Receipts.
     #[error(transparent)]
     Receipt(#[from] receipt::Error),
+    /// Proofs.
+    #[error(transparent)]
+    Verify(#[from] verify::Error),
     /// SQL.
     #[error(transparent)]
     Sql(#[from] sql::Error),
+}
+
+/// What a script sees of a check that could not be made, as opposed to one that went ill.
+const UNCHECKED: u8 = 2;
+
+impl Error {
+    /// The exit code of a command that ended so.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Verify(error) if error.is_verdict() => 1,
+            Self::Verify(_) | Self::File(..) => UNCHECKED,
+            _ => 1,
+        }
+    }
 }
 
 impl Cli {
@@ -175,6 +197,7 @@ impl Cli {
             Verb::Key(arguments) => key::run(config?, arguments).await,
             // Whoever checks an answer need not have any of our settings.
             Verb::Receipt(arguments) => receipt::run(&arguments),
+            Verb::Verify(arguments) => Box::pin(verify::run(config, &arguments)).await,
             Verb::Sql(arguments) => sql::run(config?, &arguments).await,
         }
     }

@@ -20,16 +20,20 @@ enum Verb {
     #[command(
         after_help = "Example:\n  trailhouse receipt verify receipt.json --jwks acme.jwks --data result.arrow"
     )]
-    Verify {
-        /// The receipt, as JSON
-        receipt: PathBuf,
-        /// The tenant's public keys: a JSON Web Key Set, or one key of it
-        #[arg(long, alias = "key", value_name = "FILE")]
-        jwks: PathBuf,
-        /// The result: an Arrow IPC file or stream, or Parquet
-        #[arg(long, value_name = "FILE")]
-        data: Option<PathBuf>,
-    },
+    Verify(Check),
+}
+
+/// A receipt, and what to check of it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    /// The receipt, as JSON
+    receipt: PathBuf,
+    /// The tenant's public keys: a JSON Web Key Set, or one key of it
+    #[arg(long, alias = "key", value_name = "FILE")]
+    jwks: PathBuf,
+    /// The result: an Arrow IPC file or stream, or Parquet
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
 }
 
 /// What speaks against a receipt, or against a result.
@@ -47,11 +51,16 @@ pub enum Error {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), super::Error> {
-    let Verb::Verify {
+    let Verb::Verify(check) = &arguments.verb;
+    verify(check)
+}
+
+pub(super) fn verify(check: &Check) -> Result<(), super::Error> {
+    let Check {
         receipt,
         jwks,
         data,
-    } = &arguments.verb;
+    } = check;
     let keys = PublicKeys::from_json(&read(jwks)?).map_err(Error::Keys)?;
     let signed = SignedReceipt::from_json(&read(receipt)?).map_err(Error::Faulty)?;
     let receipt = signed.verify(&keys).map_err(Error::Faulty)?;

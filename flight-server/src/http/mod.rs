@@ -16,6 +16,7 @@ pub(crate) mod connections;
 mod events;
 mod headers;
 mod health;
+mod integrity;
 mod lines;
 mod negotiation;
 mod plans;

@@ -10,7 +10,9 @@ use axum::routing::{MethodRouter, get, post};
 use catalog::ids::SiloId;
 use http::{HeaderMap, HeaderValue};
 
-use super::{admit, events, health, plans, problems, quarantine, receipts, records, schemas};
+use super::{
+    admit, events, health, integrity, plans, problems, quarantine, receipts, records, schemas,
+};
 use crate::limits::Room;
 use crate::observe::{CORRELATION_ID, Seen, observed};
 use crate::problem::{Problem, REQUEST_ID, Slug};
@@ -75,6 +77,19 @@ pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
             "/v1/audit/schemas/{stream}/{version}",
             reads(get(schemas::version)),
         )
+        .route(
+            "/v1/audit/records/{id}/proof",
+            reads(get(integrity::record)),
+        )
+        .nest(
+            "/v1/audit/integrity/{stream}",
+            Router::new()
+                .route("/checkpoint", reads(get(integrity::checkpoint)))
+                .route("/keys", reads(get(integrity::keys)))
+                .route("/tile/{*tile}", reads(get(integrity::tile)))
+                .route("/proof/consistency", reads(get(integrity::consistency)))
+                .route("/proof/inclusion", reads(get(integrity::inclusion))),
+        )
         .route("/v1/keys", reads(get(receipts::keys)))
         .route("/v1/receipts", reads(get(receipts::of_request)))
         .route("/v1/receipts/{id}", reads(get(receipts::one)))
@@ -129,6 +144,8 @@ fn route(path: &str) -> &'static str {
         "/v1/receipts" => "receipts",
         "/v1/query/plan" => "plan",
         path if path.starts_with("/v1/receipts/") => "receipts",
+        path if path.starts_with("/v1/audit/integrity/") => "integrity",
+        path if path.starts_with("/v1/audit/records/") => "record-proof",
         path if path.starts_with("/v1/audit/quarantine/") => "quarantine-entry",
         path if path.starts_with("/v1/audit/schemas") => "schemas",
         path if path.starts_with("/problems/") => "problems",

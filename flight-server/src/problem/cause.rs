@@ -3,7 +3,7 @@
 use catalog::guard::Denial;
 use catalog::schema;
 use engine::ingest::{self, Outcome, QuarantineReason, Receipt, ReviewError};
-use engine::{query, table};
+use engine::{proof, query, table};
 use serde_json::json;
 
 use super::{Problem, Slug};
@@ -85,6 +85,23 @@ impl From<query::Error> for Problem {
             }
             query::Error::Deadline => Self::new(Slug::DeadlineExceeded, text),
             query::Error::Internal => Self::new(Slug::Internal, text),
+        }
+    }
+}
+
+impl From<proof::Error> for Problem {
+    fn from(error: proof::Error) -> Self {
+        match error {
+            proof::Error::Table(error) => query::Error::from(error).into(),
+            proof::Error::Keys(error) => query::Error::from(error).into(),
+            proof::Error::Schemas(_) => query::Error::Unavailable.into(),
+            proof::Error::Tampered { .. } => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "something of a log cannot be proven"
+                );
+                query::Error::Internal.into()
+            }
         }
     }
 }

@@ -1,0 +1,307 @@
+//! `trailhouse verify`: proofs, checked without a server.
+
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use catalog::guard::TenantAdmin;
+use catalog::ids::TenantId;
+use catalog::keys::{PublicKeys, Unproven};
+use catalog::tenant::TenantRecord;
+use engine::proof::{self, Audit, ConsistencyProof, RecordProof};
+use engine::seal::{SignedCheckpoint, Unsigned};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::operator::{self, Operator};
+use super::{receipt, say};
+use crate::config::{self, Config};
+use crate::service::Service;
+
+const REPORT: &[u8] = b"trailhouse audit report 1\0";
+
+/// What to do.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Check that a record is in a log, unchanged
+    #[command(after_help = "Example:\n  trailhouse verify proof record.json --jwks acme.jwks")]
+    Proof {
+        /// The proof, as JSON
+        proof: PathBuf,
+        #[command(flatten)]
+        keys: Keys,
+    },
+    /// Check a checkpoint, and that its log has only grown since an older one
+    #[command(
+        after_help = "Example:\n  trailhouse verify checkpoint new.txt --against old.txt --consistency proof.json --jwks acme.jwks"
+    )]
+    Checkpoint {
+        /// The checkpoint, a signed note
+        checkpoint: PathBuf,
+        /// An older checkpoint, kept from then
+        #[arg(long, value_name = "FILE", requires = "consistency")]
+        against: Option<PathBuf>,
+        /// The proof that leads from the older one to this, as JSON
+        #[arg(long, value_name = "FILE", requires = "against")]
+        consistency: Option<PathBuf>,
+        #[command(flatten)]
+        keys: Keys,
+    },
+    /// Check everything that is stored of a tenant: every file, every entry of the Delta logs, every leaf, tile and
+    /// checkpoint. Reads storage and keys as the settings name them; no server is asked
+    #[command(
+        after_help = "Example:\n  trailhouse verify table --tenant acme --jwks acme.jwks --report report.json\n\nExit code 0: all is well. 1: something is not, and is named. 2: it could not be checked."
+    )]
+    Table {
+        /// The tenant
+        #[arg(long)]
+        tenant: String,
+        /// The tenant's public keys as they were kept; default: those that the key service has now
+        #[arg(long, value_name = "FILE")]
+        jwks: Option<PathBuf>,
+        /// Where to write a report, signed by the tenant
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
+    },
+    /// Check a receipt against the tenant's public keys, and a result against the receipt
+    #[command(
+        after_help = "Example:\n  trailhouse verify receipt receipt.json --jwks acme.jwks --data result.arrow"
+    )]
+    Receipt(receipt::Check),
+}
+
+#[derive(Debug, clap::Args)]
+struct Keys {
+    /// The tenant's public keys: a JSON Web Key Set, or one key of it
+    #[arg(long, alias = "key", value_name = "FILE")]
+    jwks: PathBuf,
+}
+
+/// What speaks against a proof.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The keys.
+    #[error("the key file holds no key of a tenant")]
+    Keys(#[source] Unproven),
+    /// A record's proof.
+    #[error("not verified: {0}")]
+    Proof(#[from] proof::Unproven),
+    /// A checkpoint.
+    #[error("not verified: {0}")]
+    Checkpoint(#[from] Unsigned),
+    /// An older checkpoint.
+    #[error("not verified: the older checkpoint: {0}")]
+    Older(#[source] Unsigned),
+    /// A consistency proof that is none.
+    #[error("not verified: it is no consistency proof")]
+    Consistency(#[source] serde_json::Error),
+    /// A table that was changed.
+    #[error("not verified: {0} finding(s)")]
+    Findings(usize),
+    /// A table that cannot be read.
+    #[error("it could not be checked")]
+    Unchecked(#[source] proof::Error),
+    /// A log that was changed.
+    #[error(
+        "not verified: the log is not the older one and then more; a record was removed, changed or moved, or the proof \
+         is about other checkpoints"
+    )]
+    Rewritten,
+}
+
+impl Error {
+    /// Whether something was checked and is not what it should be.
+    pub(super) fn is_verdict(&self) -> bool {
+        !matches!(self, Self::Keys(_) | Self::Unchecked(_))
+    }
+}
+
+pub(super) async fn run(
+    config: Result<Config, config::Error>,
+    arguments: &Arguments,
+) -> Result<(), super::Error> {
+    match &arguments.verb {
+        Verb::Table {
+            tenant,
+            jwks,
+            report,
+        } => {
+            let operator = Operator::open(config?).await?;
+            let done = table(&operator, tenant, jwks.as_deref(), report.as_deref()).await;
+            operator.close().await;
+            done?;
+        }
+        Verb::Proof { proof, keys } => {
+            let proof = RecordProof::from_json(&read(proof)?).map_err(Error::Proof)?;
+            let keys = keys.read()?;
+            let proven = proof.verify(&keys).map_err(Error::Proof)?;
+            tell_record(&proven);
+        }
+        Verb::Checkpoint {
+            checkpoint,
+            against,
+            consistency,
+            keys,
+        } => {
+            let keys = keys.read()?;
+            let new = SignedCheckpoint::verify(&read(checkpoint)?, &keys);
+            let new = new.map_err(Error::Checkpoint)?;
+            if let (Some(old), Some(proof)) = (against, consistency) {
+                let old = SignedCheckpoint::verify(&read(old)?, &keys).map_err(Error::Older)?;
+                let proof = ConsistencyProof::from_json(&read(proof)?);
+                let proof = proof.map_err(Error::Consistency)?;
+                if !proof.holds(old.checkpoint(), new.checkpoint()) {
+                    return Err(Error::Rewritten.into());
+                }
+                let since = old.checkpoint().size;
+                say(format!(
+                    "verified: all {since} records of then are where they were"
+                ));
+            }
+            tell_checkpoint(&new);
+        }
+        Verb::Receipt(check) => receipt::verify(check)?,
+    }
+    Ok(())
+}
+
+impl Keys {
+    fn read(&self) -> Result<PublicKeys, super::Error> {
+        let keys = PublicKeys::from_json(&read(&self.jwks)?);
+        Ok(keys.map_err(Error::Keys)?)
+    }
+}
+
+async fn table(
+    operator: &Operator,
+    tenant: &str,
+    jwks: Option<&Path>,
+    report: Option<&Path>,
+) -> Result<(), super::Error> {
+    let tenant = TenantId::parse(tenant).map_err(operator::Error::from)?;
+    let permit = operator.permit::<TenantAdmin>(&tenant).await?;
+    let service = &operator.service;
+    let found = service.registry.get(&tenant).await;
+    let record = found.map_err(operator::Error::from)?;
+    let record = record.ok_or(operator::Error::from(catalog::tenant::Error::Unknown))?;
+    let keys = match jwks {
+        Some(jwks) => PublicKeys::from_json(&read(jwks)?).map_err(Error::Keys)?,
+        None => {
+            let keys = service.keys.public_keys(&record.id, &record.silo).await;
+            keys.map_err(operator::Error::Keys)?
+        }
+    };
+    let bar = bar();
+    let progress = |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    };
+    let about = (&record.silo, &keys);
+    let audit = service.logs.audit(&permit, about, progress).await;
+    let audit = audit.map_err(Error::Unchecked)?;
+    bar.finish_and_clear();
+    tell_audit(&audit);
+    if let Some(path) = report {
+        let signed = signed_report(service, &record, &audit).await?;
+        std::fs::write(path, signed)
+            .map_err(|error| super::Error::Write(path.to_owned(), error))?;
+    }
+    match audit.findings.len() {
+        0 => Ok(()),
+        findings => Err(Error::Findings(findings).into()),
+    }
+}
+
+fn tell_audit(audit: &Audit) {
+    for log in &audit.logs {
+        let (leaves, signed) = (log.leaves, log.signed);
+        say(format!(
+            "log       {}: {leaves} leaves, {signed} of them signed",
+            log.stream
+        ));
+    }
+    let (files, rows, unnamed) = (audit.files, audit.rows, audit.unnamed);
+    say(format!(
+        "read      {files} file(s), {rows} row(s); {unnamed} file(s) that no table names"
+    ));
+    for finding in &audit.findings {
+        let leaf = finding
+            .leaf
+            .map_or(String::new(), |leaf| format!(", leaf {leaf}"));
+        say(format!(
+            "WRONG     {}{leaf}: {}",
+            finding.object, finding.reason
+        ));
+    }
+    if audit.truncated {
+        say("WRONG     and more");
+    }
+    if audit.findings.is_empty() {
+        say("verified: nothing was changed, removed, moved or added");
+    }
+}
+
+/// The report, and the tenant's signature of `"trailhouse audit report 1\0" | report`, the report as it stands there.
+async fn signed_report(
+    service: &Service,
+    tenant: &TenantRecord,
+    audit: &Audit,
+) -> Result<String, super::Error> {
+    let report = json!({
+        "format": "trailhouse-audit-report-1",
+        "tenant": tenant.id,
+        "silo": tenant.silo,
+        "checkedAt": service.clock.now(),
+        "audit": audit,
+    })
+    .to_string();
+    let message = [REPORT, report.as_bytes()].concat();
+    let signed = service.keys.sign(&tenant.id, &tenant.silo, &message).await;
+    let (key, _, signature) = signed.map_err(operator::Error::Keys)?;
+    let signed = json!({"report": report, "key": key, "signature": BASE64.encode(signature)});
+    Ok(format!("{signed:#}\n"))
+}
+
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos}/{len} files {elapsed}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn tell_record(proven: &proof::Proven<'_>) {
+    let leaf = proven.leaf;
+    let (id, index) = (leaf.record_id, proven.leaf_index);
+    say(format!("verified: record {id} is leaf {index} of its log"));
+    say(format!("tenant    {}", leaf.tenant));
+    say(format!("stream    {}", leaf.stream));
+    for value in &proven.shown {
+        say(format!("value     {} = {}", value.name, value.value));
+    }
+    let withheld = leaf.withheld();
+    say(format!(
+        "withheld  {withheld} value(s): of those there are commitments only"
+    ));
+    tell_checkpoint(&proven.checkpoint);
+}
+
+fn tell_checkpoint(signed: &SignedCheckpoint) {
+    let checkpoint = signed.checkpoint();
+    let (size, version) = (checkpoint.size, checkpoint.table_version);
+    say(format!("log       {}", checkpoint.origin));
+    say(format!(
+        "leaves    {size}, at version {version} of the table"
+    ));
+    say(format!("signed    {}", signed.key()));
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, super::Error> {
+    std::fs::read(path).map_err(|source| super::Error::File(path.to_owned(), source))
+}

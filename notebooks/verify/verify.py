@@ -1,0 +1,499 @@
+"""A second verifier for what Trailhouse signs and stores, written from the format pages alone.
+
+    python verify.py proof RECORD_PROOF.json --jwks acme.jwks
+    python verify.py checkpoint NEW [--against OLD --consistency PROOF.json] --jwks acme.jwks
+    python verify.py log FOLDER --jwks acme.jwks
+    python verify.py table TABLE_FOLDER --log FOLDER --jwks acme.jwks --keys KEY_FOLDER --silo NAME
+
+Exit code 0: all of it holds; 1: something does not, as stderr says; 2: it could not be checked.
+"""
+
+import argparse
+import base64
+import hashlib
+import io
+import json
+import re
+import struct
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+NOTE_BYTES_MAX, SIGNATURES_MAX, PATH_MAX, PARTS_MAX, NUMBER_MAX = 64 << 10, 64, 64, 100_000, 2**63 - 1
+JSON_BYTES_MAX, TILE_WIDTH, LEVELS_MAX, HASH_BYTES = 256 << 20, 256, 8, 32
+NOTHING, TEXT, JSON, INSTANT, LABELS, REST = range(6)
+PROMOTED = 255  # seal/leaf: stands before a promoted column in the rest; the other columns have these numbers, from 1
+COLUMNS = """tenant_id stream record_id created_at ingested_at retention_class action resource_type resource_id
+    actor_type actor_id trace_id span_id purpose labels context extras schema_version policy_version
+    idempotency_key""".split()
+KINDS = dict.fromkeys(COLUMNS, TEXT) | {"created_at": INSTANT, "ingested_at": INSTANT, "labels": LABELS}
+KINDS |= {"context": JSON, "extras": JSON}
+# record/schema: no rule can name these, so they are always in the rest; a layout has the others in this order.
+FIXED = "tenant_id stream record_id ingested_at retention_class schema_version policy_version".split()
+RULED = [name for name in COLUMNS if name not in FIXED]
+NOT_IN_LEAF = set("""ingest_date leaf_index segment_id salt field_salts commitments sealed_fields subject_ref
+    payload_hash key_digest leaf_layout""".split())
+EMPTY_ROOT = hashlib.sha256().digest()
+
+Keys = namedtuple("Keys", "tenant public")
+Proven = namedtuple("Proven", "tenant stream record_id leaf_index shown withheld checkpoint")
+
+
+class NotVerified(Exception):
+    """Something does not hold."""
+
+    reason = property(str)
+
+
+def require(holds: object, reason: str) -> None:
+    if not holds:
+        raise NotVerified(reason)
+
+
+def sha256(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def lp(value: bytes | str) -> bytes:
+    """seal/leaf: the length in bytes as 4 bytes, little endian, then the bytes."""
+    data = value.encode() if isinstance(value, str) else value
+    return struct.pack("<I", len(data)) + data
+
+
+def text_of(data: bytes, what: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise NotVerified(f"{what}: is not UTF-8") from None
+
+
+def read(path: Path | str, limit: int) -> bytes:
+    """A whole file that may not be larger than `limit`."""
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    require(len(data) <= limit, f"{path}: has more than {limit} bytes")
+    return data
+
+
+def to_base64(data: bytes, url: bool = True) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=") if url else base64.b64encode(data).decode()
+
+
+def unbase64(text: object, what: str, length: int | None = None, url: bool = True) -> bytes:
+    """Base64 in its one spelling: base64url without padding, or the standard alphabet with it."""
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4 * url), b"-_" if url else b"+/", validate=True)
+    except (ValueError, TypeError):
+        raise NotVerified(f"{what}: is no base64") from None
+    require(to_base64(data, url) == text, f"{what}: is not in the one spelling of base64")
+    require(length in (None, len(data)), f"{what}: has {len(data)} bytes, not {length}")
+    return data
+
+
+def parse_json(data: bytes | str, what: str) -> object:
+    """JSON whose texts are texts, in which no member stands twice, and after which nothing comes."""
+
+    def members(pairs: list) -> dict:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a member stands twice")
+        return dict(pairs)
+
+    try:
+        value = json.loads(data.decode() if isinstance(data, bytes) else data, object_pairs_hook=members)
+        json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except (ValueError, RecursionError) as error:
+        raise NotVerified(f"{what}: is not the JSON that it should be: {error}") from None
+
+
+def taken(value: object, what: str, /, only: bool = True, **members: type) -> list:
+    """The members of an object, which has them all, of these types, and (`only`) no others."""
+    require(isinstance(value, dict), f"{what}: is no object")
+    require(not only or value.keys() <= members.keys(), f"{what}: has a member that it should not have")
+    for name, kind in members.items():
+        require(type(value.get(name)) is kind, f"{what}: {name} is missing, or of another type")
+    return [value[name] for name in members]
+
+
+def node(left: bytes, right: bytes) -> bytes:
+    return sha256(b"\x01", left, right)
+
+
+def subtrees(leaves: list[bytes]) -> list[list[bytes]]:
+    """The roots of the perfect subtrees of a log, those of 2^k leaves at k."""
+    levels = [leaves]
+    while len(levels[-1]) > 1:
+        levels.append([node(left, right) for left, right in zip(levels[-1][::2], levels[-1][1::2])])
+    return levels
+
+
+def frontier(levels: list[list[bytes]], size: int) -> list[bytes]:
+    """seal/merkle: a perfect tree for each bit that is set in the size, the largest first."""
+    heights = [height for height in reversed(range(size.bit_length())) if size >> height & 1]
+    return [levels[height][(size >> height) - 1] for height in heights]
+
+
+def tree_root(levels: list[list[bytes]], size: int) -> bytes:
+    """seal/merkle, RFC 6962 section 2: the root of the log when it had this many leaves."""
+    roots = frontier(levels, size) or [EMPTY_ROOT]
+    whole = roots.pop()
+    while roots:
+        whole = node(roots.pop(), whole)
+    return whole
+
+
+def split_of(size: int) -> int:
+    """RFC 6962: the largest power of two below a size of more than one."""
+    return 1 << (size - 1).bit_length() - 1
+
+
+def inclusion_root(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
+    """The root that an audit path leads to: RFC 6962, section 2.1.1, backwards."""
+    require(bool(path) == (size > 1), "the path has another length than the place in the log")
+    if size == 1:
+        return leaf
+    half, *below, other = split_of(size), *path
+    if index < half:
+        return node(inclusion_root(leaf, index, half, below), other)
+    return node(other, inclusion_root(leaf, index - half, size - half, below))
+
+
+def consistency_roots(old: int, new: int, path: list[bytes], whole: bytes | None) -> tuple[bytes, bytes]:
+    """The roots of both logs: RFC 6962, section 2.1.2, backwards; `whole` is the older root while it is a subtree."""
+    if old == new:
+        require(len(path) == (0 if whole else 1), "the path has another length than the logs")
+        return (whole, whole) if whole else (path[0], path[0])
+    require(path, "the path has another length than the logs")
+    half, *below, other = split_of(new), *path
+    if old <= half:
+        before, after = consistency_roots(old, half, below, whole)
+        return before, node(after, other)
+    before, after = consistency_roots(old - half, new - half, below, None)
+    return node(other, before), node(other, after)
+
+
+def parse_jwks(data: bytes) -> Keys:
+    """keys/attested: a JSON Web Key Set. Keys of other kinds are passed over (RFC 7517, section 5)."""
+    document, public = parse_json(data, "the key set"), {}
+    (keys,) = taken(document, "the key set", only=False, keys=list)
+    require(isinstance(document.get("tenant", ""), str), "the key set: its tenant is no text")
+    for key in keys:
+        if isinstance(key, dict) and (key.get("kty"), key.get("crv")) == ("OKP", "Ed25519"):
+            kid, x = taken(key, "a key of the key set", only=False, kid=str, x=str)
+            require(kid not in public, f"the key set: {kid!a} stands twice")
+            public[kid] = unbase64(x, f"the key {kid!a}", 32)
+    require(public, "the key set: has no Ed25519 key")
+    return Keys(document.get("tenant"), public)
+
+
+def require_tenant(keys: Keys, tenant: str) -> None:
+    require(keys.tenant in (None, tenant), f"the keys are another tenant's, not those of {tenant!a}")
+
+
+def key_id(name: str, public: bytes) -> bytes:
+    """seal/note: the beginning of SHA-256(name, line feed, type 1, public key)."""
+    return sha256(name.encode(), b"\n\x01", public)[:4]
+
+
+def parse_note(data: bytes) -> tuple[str, list[tuple[str, bytes]]]:
+    """seal/note, C2SP signed-note: the text, and of each signature the name and the bytes."""
+    require(len(data) <= NOTE_BYTES_MAX, "the note is too large")
+    whole = text_of(data, "the note")
+    text, blank, lines = whole.rpartition("\n\n")
+    require(blank and text and lines.endswith("\n"), "it is no signed note")
+    require(not re.search(r"[\x00-\x09\x0b-\x1f]", whole), "the note has control characters")
+    found = [re.fullmatch(r"\u2014 ([^\s+]+) (\S+)", line) for line in lines[:-1].split("\n")]
+    require(all(found) and len(found) <= SIGNATURES_MAX, "a line after the text is no signature, or there are too many")
+    signatures = [(line[1], unbase64(line[2], "a signature of the note", url=False)) for line in found]
+    require(all(len(signature) > 4 for _, signature in signatures), "a signature of the note is too short")
+    return text + "\n", signatures
+
+
+def open_note(data: bytes, name: str, public: list[bytes]) -> str:
+    """The text, which one of the keys signed under this name. Strangers' signatures are passed over, false ones not."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    text, signatures = parse_note(data)
+    own = [(key, signature) for named, signature in signatures for key in public if named == name]
+    known = [(key, signature) for key, signature in own if key_id(name, key) == signature[:4]]
+    require(known, "none of the tenant's keys signed it")
+    for key, signature in known:
+        try:
+            Ed25519PublicKey.from_public_bytes(key).verify(signature[4:], text.encode())
+        except (InvalidSignature, ValueError):
+            raise NotVerified("a signature is not that of the key that it names") from None
+    return text
+
+
+class Checkpoint(namedtuple("Checkpoint", "origin size root table_version file_set_root table_log_digest")):
+    """seal/checkpoint: what a log is at one version of its table."""
+
+    def text(self) -> str:
+        root, files, log = (to_base64(value, url=False) for value in (self.root, *self[4:]))
+        version = f"tableVersion {self.table_version}\nfileSetRoot {files}\ntableLogDigest {log}\n"
+        return f"{self.origin}\n{self.size}\n{root}\n{version}"
+
+
+def parse_checkpoint(text: str) -> Checkpoint:
+    """seal/checkpoint: the text in its one spelling."""
+    form = r"(trailhouse\.dev/log/[0-9a-f]{32})\n([0-9]{1,19})\n(.{44})\ntableVersion ([0-9]{1,19})\n"
+    found = re.fullmatch(form + r"fileSetRoot (.{44})\ntableLogDigest (.{44})\n", text)
+    require(found, "it is no checkpoint of a log")
+    root, files, log = (unbase64(found[at], "a hash of the checkpoint", HASH_BYTES, url=False) for at in (3, 5, 6))
+    checkpoint = Checkpoint(found[1], int(found[2]), root, int(found[4]), files, log)
+    require(checkpoint.text() == text, "the checkpoint is not in its one spelling")
+    require(max(checkpoint.size, checkpoint.table_version) <= NUMBER_MAX, "the checkpoint has a number beyond any")
+    return checkpoint
+
+
+def open_checkpoint(note: bytes, keys: Keys, what: object) -> Checkpoint:
+    """seal/checkpoint: signed by one of the tenant's keys, under the name of the origin."""
+    try:
+        checkpoint = parse_checkpoint(parse_note(note)[0])
+        open_note(note, checkpoint.origin, list(keys.public.values()))
+        return checkpoint
+    except NotVerified as error:
+        raise NotVerified(f"{what}: {error}") from None
+
+
+def parse_hashes(texts: list) -> list[bytes]:
+    require(len(texts) <= PATH_MAX, "the path is longer than any")
+    return [unbase64(text, "a hash of the path", HASH_BYTES) for text in texts]
+
+
+def verify_consistency(new: Checkpoint, old: Checkpoint, proof: bytes) -> None:
+    """proof/prove: that the log of the newer checkpoint begins with that of the older one."""
+    what, kinds = "the consistency proof", {"format": str, "origin": str, "from": int, "to": int, "path": list}
+    form, origin, begin, end, path = taken(parse_json(proof, what), what, **kinds)
+    require(form == "trailhouse-consistency-1", f"{what}: is of another format")
+    require(old.origin == new.origin == origin, "checkpoints and proof are of different logs")
+    require((begin, end) == (old.size, new.size), f"{what}: is about other sizes than those of the checkpoints")
+    require(old.size <= new.size and old.table_version <= new.table_version, "the newer checkpoint is the older one")
+    require(old.table_version < new.table_version or old == new, "two checkpoints of one table version differ")
+    hashes, roots = parse_hashes(path), (old.root, new.root)
+    found = consistency_roots(old.size, new.size, hashes, old.root) if old.size else (EMPTY_ROOT, new.root)
+    require(found == roots and (old.size or not hashes), "the newer log does not begin with the older one")
+
+
+def commitment(salt: bytes, path: str, kind: int, value: bytes) -> bytes:
+    return sha256(b"th-c1", salt, lp(path), bytes([kind]), lp(value))
+
+
+def leaf_hash(tenant: str, stream: str, record_id: str, commitments: list[bytes]) -> bytes:
+    return sha256(b"\0", lp(tenant), lp(stream), lp(record_id), struct.pack("<I", len(commitments)), *commitments)
+
+
+def encode_value(kind: int, value: object) -> bytes:
+    """seal/leaf: the bytes of a value of types 0 to 4."""
+    if kind in (NOTHING, INSTANT):
+        return b"" if kind == NOTHING else struct.pack("<q", value)
+    if kind != LABELS:
+        return value.encode()
+    pairs = sorted((key.encode(), text) for key, text in value.items())
+    labels = (lp(key) + (b"\0" if text is None else b"\1" + lp(text)) for key, text in pairs)
+    return struct.pack("<I", len(pairs)) + b"".join(labels)
+
+
+def place_order(path: str) -> tuple[int, int, bytes]:
+    """record/layout: columns in the order of the schema, then places in byte order of their JSON pointers."""
+    return (1, 0, path.encode()) if path.startswith("/") else (0, RULED.index(path), b"")
+
+
+def take(data: io.BytesIO, what: str, length: int | None = None) -> bytes:
+    """The next bytes of a value: so many, or as many as the 4 bytes before them say."""
+    length = struct.unpack("<I", take(data, what, 4))[0] if length is None else length
+    found = data.read(length)
+    require(len(found) == length, f"{what}: ends too early")
+    return found
+
+
+def decode_value(kind: int, data: bytes, what: str) -> str:
+    """A value as it is printed: text in quotes, JSON as it is, instants in microseconds, labels as JSON."""
+    require(len(data) == {NOTHING: 0, INSTANT: 8}.get(kind, len(data)), f"{what}: is not of its type")
+    if kind in (NOTHING, INSTANT):
+        return str(struct.unpack("<q", data)[0]) if data else "null"
+    if kind != LABELS:
+        text = text_of(data, what)
+        return json.dumps(text, ensure_ascii=not text.isprintable()) if kind == TEXT or not text.isprintable() else text
+    left, labels = io.BytesIO(data), {}
+    for _ in range(struct.unpack("<I", take(left, what, 4))[0]):
+        key = text_of(take(left, what), what)
+        labels[key] = text_of(take(left, what), what) if take(left, what, 1) == b"\1" else None
+    require(encode_value(LABELS, labels) == data, f"{what}: is not in the one spelling of labels")
+    return json.dumps(labels)
+
+
+def decode_rest(data: bytes, names: dict[str, str]) -> dict[str, str]:
+    """seal/leaf, "The rest": columns by rising number, promoted ones in byte order; of the record that is named."""
+    left, what, shown, last = io.BytesIO(data), "the rest", {}, (0, b"")
+    while left.tell() < len(data):
+        number = take(left, what, 1)[0]
+        require(1 <= number <= len(COLUMNS) or number == PROMOTED, f"{what}: no column has the number {number}")
+        name = text_of(take(left, what), what) if number == PROMOTED else COLUMNS[number - 1]
+        order = (number, name.encode() if number == PROMOTED else b"")
+        require(last < order, f"{what}: {name!a} is out of order")
+        require(number < PROMOTED or name not in KINDS.keys() | NOT_IN_LEAF, f"{what}: {name!a} is not promoted")
+        require(take(left, what, 1)[0] == KINDS.get(name, TEXT), f"{what}: {name!a} is of another type")
+        value, last = take(left, what), order
+        require(name not in names or names[name].encode() == value, f"{what}: its {name} is not that of the leaf")
+        shown[name] = decode_value(KINDS.get(name, TEXT), value, ascii(name))
+    require(shown.keys() >= names.keys(), f"{what}: does not say whose record it is")
+    return shown
+
+
+def open_parts(parts: list, names: dict[str, str]) -> tuple[list[bytes], dict[str, str]]:
+    """proof/record: the commitments of a leaf, and the values that are shown of it, as they are printed."""
+    commitments, shown, last = [], {}, ()
+    for number, part in enumerate(parts, 1):
+        what = f"part {number} of the leaf"
+        if isinstance(part, dict) and "commitment" in part:
+            commitments.append(unbase64(taken(part, what, commitment=str)[0], what, HASH_BYTES))
+            continue
+        path, kind, salt, value = taken(part, what, path=str, type=int, salt=str, value=str)
+        value = unbase64(value, f"{what}, its value")
+        require((number == 1) == (path == "") == (kind == REST), f"{what}: the rest, and it alone, is first, of type 5")
+        if kind == REST:
+            shown = decode_rest(value, names)
+        else:
+            kinds = (NOTHING, TEXT, JSON) if path.startswith("/") else (NOTHING, KINDS[path]) if path in RULED else ()
+            require(kind in kinds, f"{what}: {path!a} has no value of type {kind}")
+            require(path not in shown and last < place_order(path), f"{what}: {path!a} is out of order")
+            shown[path], last = decode_value(kind, value, ascii(path)), place_order(path)
+        commitments.append(commitment(unbase64(salt, f"{what}, its salt", HASH_BYTES), path, kind, value))
+    return commitments, shown
+
+
+def verify_proof(data: bytes, keys: Keys) -> Proven:
+    """proof/record: the leaf, the audit path to the root of the checkpoint, and the checkpoint's signature."""
+    members = {"format": str, "leaf": dict, "leafIndex": int, "path": list, "checkpoint": str}
+    form, leaf, index, path, note = taken(parse_json(data, "the proof"), "the proof", **members)
+    require(form == "trailhouse-record-proof-1", "the proof: is of another format")
+    tenant, stream, record_id, parts = taken(leaf, "the leaf", tenant=str, stream=str, recordId=str, parts=list)
+    require(1 <= len(parts) <= PARTS_MAX, "the leaf: has no parts, or too many")
+    require_tenant(keys, tenant)
+    commitments, shown = open_parts(parts, {"tenant_id": tenant, "stream": stream, "record_id": record_id})
+    checkpoint = open_checkpoint(note.encode(), keys, "the checkpoint of the proof")
+    hashed = leaf_hash(tenant, stream, record_id, commitments)
+    place = f"leaf {index}, record {record_id!a}: is not in the log that the checkpoint signs"
+    require(0 <= index < checkpoint.size, place)
+    require(inclusion_root(hashed, index, checkpoint.size, parse_hashes(path)) == checkpoint.root, place)
+    return Proven(tenant, stream, record_id, index, shown, sum("commitment" in part for part in parts), checkpoint)
+
+
+def tile_path(level: int, index: int, width: int = TILE_WIDTH) -> str:
+    """seal/tile: where a tile of this many hashes lies."""
+    digits = str(index).zfill(-(-len(str(index)) // 3) * 3)
+    *high, low = re.findall("...", digits)
+    partial = f".p/{width}" if width < TILE_WIDTH else ""
+    return f"tile/{level}/" + "".join(f"x{group}/" for group in high) + low + partial
+
+
+def parse_tile_path(path: str) -> tuple[int, int, int] | None:
+    """seal/tile: level, number and width of a tile, if the path is the one spelling of it."""
+    found = re.fullmatch(r"tile/([0-7])/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?", path)
+    tile = found and (int(found[1]), int(re.sub("[x/]", "", found[2])), int(found[3] or TILE_WIDTH))
+    return tile if tile and tile_path(*tile) == path else None
+
+
+def read_tile(folder: Path, name: str, width: int) -> list[bytes]:
+    data = read(folder / name, TILE_WIDTH * HASH_BYTES)
+    require(len(data) == width * HASH_BYTES, f"{name}: has {len(data)} bytes, not {width * HASH_BYTES}")
+    return [data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES)]
+
+
+def expected_tiles(size: int, names: set[str]) -> dict[tuple[int, int], int]:
+    """seal/tile: level, number and width of every tile of a log, all of which are among these names."""
+    widths = {}
+    for level in range(LEVELS_MAX):
+        held = size >> 8 * level
+        for index in range(-(-held // TILE_WIDTH)):
+            width = min(TILE_WIDTH, held - index * TILE_WIDTH)
+            require(tile_path(level, index, width) in names, f"{tile_path(level, index, width)}: is missing")
+            widths[level, index] = width
+    return widths
+
+
+def verify_log(folder: Path, keys: Keys) -> tuple[Checkpoint, list[list[bytes]]]:
+    """table/published, seal/tile: the checkpoint, and beside it tiles and nothing else; gives the subtrees as well."""
+    listed = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = {path.relative_to(folder).as_posix() for path in listed}
+    note = read(folder / "checkpoint", NOTE_BYTES_MAX)
+    checkpoint = open_checkpoint(note, keys, folder / "checkpoint")
+    widths = expected_tiles(checkpoint.size, names)
+    lowest = [read_tile(folder, tile_path(*tile, width), width) for tile, width in widths.items() if tile[0] == 0]
+    levels = subtrees([leaf for tile in lowest for leaf in tile])
+    for name in sorted(names - {"checkpoint"}):
+        level, index, width = parse_tile_path(name) or (0, 0, 0)
+        require(width, f"{name}: is no file of a log")
+        held = widths.get((level, index), 0)
+        require(width <= held, f"{name}: is beyond the {checkpoint.size} leaves that are signed")
+        for at, found in enumerate(read_tile(folder, name, width), index * TILE_WIDTH):
+            other = tile_path(level - 1, at) if level else tile_path(0, index, held)
+            require(found == levels[8 * level][at], f"{name}: hash {at} does not fit {other}")
+    require(tree_root(levels, checkpoint.size) == checkpoint.root, "tile/0: its hashes do not make the signed root")
+    return checkpoint, levels
+
+
+def parse_arguments(words: list[str] | None) -> argparse.Namespace:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="verify.py", description=__doc__, formatter_class=form)
+    commands = parser.add_subparsers(dest="command", required=True)
+    options = {"proof": [], "checkpoint": ["--against", "--consistency"], "log": [], "table": ["--log", "--keys"]}
+    for name, others in options.items():
+        command = commands.add_parser(name)
+        command.add_argument("path", type=Path)
+        for option in ["--jwks", *others]:
+            command.add_argument(option, type=Path, required=name == "table" or option == "--jwks")
+    commands.choices["table"].add_argument("--silo", required=True)
+    arguments = parser.parse_args(words)
+    if arguments.command == "checkpoint" and (arguments.against is None) != (arguments.consistency is None):
+        parser.error("--against and --consistency belong together")
+    return arguments
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Does what the command line asks for, and says what holds."""
+    path, keys = arguments.path, parse_jwks(read(arguments.jwks, JSON_BYTES_MAX))
+    if arguments.command == "proof":
+        proven = verify_proof(read(path, JSON_BYTES_MAX), keys)
+        record = f"record {proven.record_id!a} of tenant {proven.tenant!a}, stream {proven.stream!a}"
+        place = f"leaf {proven.leaf_index} of the {proven.checkpoint.size} of {proven.checkpoint.origin}"
+        shown = [f"  {name if name.isprintable() else ascii(name)}: {value}" for name, value in proven.shown.items()]
+        return "\n".join([f"verified: {record} is {place}; {proven.withheld} part(s) are withheld", *shown])
+    if arguments.command == "table":
+        from verify_table import verify_table
+
+        checkpoint, sizes, files = verify_table(path, arguments.log, keys, arguments.keys, arguments.silo)
+        leaves = ", ".join(f"{size} leaves of {stream!a}" for stream, size in sizes.items())
+        signed = f"{checkpoint.size} leaves at version {checkpoint.table_version}"
+        return f"verified: {files} file(s) with {leaves}; {checkpoint.origin} signs {signed}"
+    if arguments.command == "log":
+        checkpoint, _ = verify_log(path, keys)
+    else:
+        checkpoint = open_checkpoint(read(path, NOTE_BYTES_MAX), keys, path)
+    if getattr(arguments, "against", None):
+        old = open_checkpoint(read(arguments.against, NOTE_BYTES_MAX), keys, arguments.against)
+        verify_consistency(checkpoint, old, read(arguments.consistency, JSON_BYTES_MAX))
+    version = f"version {checkpoint.table_version} of its table"
+    return f"verified: {checkpoint.origin} has {checkpoint.size} leaves at {version}"
+
+
+def main(words: list[str] | None = None) -> int:
+    arguments = parse_arguments(words)
+    try:
+        print(run(arguments))
+        return 0
+    except NotVerified as error:
+        print(f"not verified: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:  # whatever it is, nothing was found to be wrong
+        print(f"it could not be checked: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    import verify  # under this name the module of tables finds it
+
+    sys.stdout.reconfigure(errors="backslashreplace")
+    sys.exit(verify.main())

@@ -1,0 +1,284 @@
+"""Proofs, read by the product and by a second verifier that shares no code with it; and a table of what may happen to a
+store, with what each of them says."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from conftest import BINARY, EVENTS, ROOT, World
+
+VERIFIER = ROOT / "notebooks" / "verify" / "verify.py"
+LOG = "/v1/audit/integrity/audit.default"
+TENANTS = ("acme", "initech")
+
+
+class Copy:
+    """A store at rest: what was published of two tenants, and what they took away."""
+
+    def __init__(self, world, folder):
+        self.world, self.kept = world, folder
+        self.silo = world.folder / "eu"
+
+    def audit(self, tenant="acme"):
+        return self.silo / "tenants" / tenant / "audit"
+
+    def product(self, *words):
+        command = [BINARY, "verify", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    def second(self, *words):
+        command = [sys.executable, VERIFIER, *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    def both(self, *words):
+        return self.product(*words), self.second(*words)
+
+    def table(self):
+        """What the two say of the whole of acme."""
+        config = ["--config", self.world.config]
+        jwks = self.kept / "acme.jwks"
+        first = self.product("table", "--tenant", "acme", "--jwks", jwks, "--report", self.kept / "report.json", *config)
+        found = []
+        for kind, stream in (("records", "audit.default"), ("evidence", "audit.evidence")):
+            log = self.audit() / "log" / stream
+            words = ["table", self.audit() / kind, "--log", log, "--jwks", jwks, "--keys", self.world.folder / "keys"]
+            found.append(self.second(*words, "--silo", "eu"))
+            found.append(self.second("log", log, "--jwks", jwks))
+        return first, found
+
+
+def fetch(world, path, token):
+    request = urllib.request.Request(world.url("eu") + path, headers={"authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request) as answer:
+        return answer.read()
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    world = World(tmp_path_factory.mktemp("integrity"))
+    world.start()
+    kept = tmp_path_factory.mktemp("kept")
+    try:
+        for tenant in TENANTS:
+            world.run("tenant", "create", tenant, "--silo", "eu")
+            ingest(world, tenant, EVENTS)
+            (kept / f"{tenant}.jwks").write_text(world.run("key", "export", "--tenant", tenant))
+        admin, reader = world.token("acme", role="Admin"), world.token("acme", role="Reader")
+        (kept / "old.txt").write_bytes(fetch(world, f"{LOG}/checkpoint", admin))
+        more = kept / "more.ndjson"
+        more.write_text("".join(line(n) for n in range(400)))
+        ingest(world, "acme", more, "audit")
+        (kept / "new.txt").write_bytes(fetch(world, f"{LOG}/checkpoint", admin))
+        sizes = [int((kept / name).read_text().split("\n")[1]) for name in ("old.txt", "new.txt")]
+        consistency = f"{LOG}/proof/consistency?from={sizes[0]}&to={sizes[1]}"
+        (kept / "consistency.json").write_bytes(fetch(world, consistency, admin))
+        ids = world.query("SELECT record_id FROM audit.records ORDER BY leaf_index", "acme")["record_id"].to_pylist()
+        for name, token in (("admin", admin), ("reader", reader)):
+            (kept / f"{name}.json").write_bytes(fetch(world, f"/v1/audit/records/{ids[300]}/proof", token))
+        (kept / "record_id").write_text(ids[300])
+        time.sleep(1.5)
+        assert world.stop() == 0
+        yield Copy(world, kept)
+    finally:
+        if world.process.poll() is None:
+            world.stop()
+
+
+def ingest(world, tenant, path, kind="cloudtrail"):
+    world.run("ingest", "--tenant", tenant, "--format", kind, "--url", world.url("eu"), str(path))
+
+
+def line(n):
+    record = {
+        "tenantId": "acme", "idempotencyKey": f"more-{n}", "createdAt": "2026-01-02T03:04:05Z", "action": "Order.Placed",
+        "resource": {"type": "Order", "id": str(n)}, "actor": {"type": "User", "id": "ann"},
+        "correlation": {"traceId": "4bf92f3577b34da6a3ce929d0e0e4736"}, "context": {"total": n},
+    }  # fmt: skip
+    return json.dumps(record) + "\n"
+
+
+@pytest.mark.parametrize("name", ["admin", "reader"])
+def test_a_kept_proof_of_a_record_is_verified_by_both(copy, name):
+    """Also with values withheld, as a reader's masks want it."""
+    for done in copy.both("proof", copy.kept / f"{name}.json", "--jwks", copy.kept / "acme.jwks"):
+        assert done.returncode == 0, done.stderr
+        assert (copy.kept / "record_id").read_text() in done.stdout
+    withheld = [part for part in json.loads((copy.kept / f"{name}.json").read_text())["leaf"]["parts"] if "commitment" in part]
+    assert bool(withheld) == (name == "reader")
+    for done in copy.both("proof", copy.kept / f"{name}.json", "--jwks", copy.kept / "initech.jwks"):
+        assert done.returncode == 1, done.stdout
+
+
+def test_a_log_has_grown_from_what_was_kept(copy):
+    kept = copy.kept
+    words = ["--consistency", kept / "consistency.json", "--jwks", kept / "acme.jwks"]
+    for done in copy.both("checkpoint", kept / "new.txt", "--against", kept / "old.txt", *words):
+        assert done.returncode == 0, done.stderr
+    for done in copy.both("checkpoint", kept / "old.txt", "--against", kept / "new.txt", *words):
+        assert done.returncode == 1
+    other = kept / "other.txt"
+    other.write_text((kept / "new.txt").read_text().replace("tableVersion ", "tableVersion 1"))
+    for done in copy.both("checkpoint", other, "--jwks", kept / "acme.jwks"):
+        assert done.returncode == 1
+    for done in copy.both("checkpoint", kept / "none.txt", "--jwks", kept / "acme.jwks"):
+        assert done.returncode == 2
+
+
+def changes(value, at=()):
+    """Every way to change one member of a document."""
+    if isinstance(value, dict):
+        for key in value:
+            yield from changes(value[key], (*at, key))
+    elif isinstance(value, list):
+        for index in range(len(value)):
+            yield from changes(value[index], (*at, index))
+    else:
+        yield at
+
+
+def changed(value):
+    if isinstance(value, int):
+        return value + 1
+    first = value[:1]
+    return {"A": "B"}.get(first, "A") + value[1:]
+
+
+@pytest.mark.parametrize("name", ["admin", "reader"])
+def test_whatever_is_changed_in_a_proof_both_say_no(copy, name):
+    spec = importlib.util.spec_from_file_location("verify", VERIFIER)
+    verify = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(verify)
+    proof = json.loads((copy.kept / f"{name}.json").read_text())
+    places = list(changes(proof))
+    assert len(places) > 10
+    for place in places:
+        other = json.loads(json.dumps(proof))
+        at = other
+        for step in place[:-1]:
+            at = at[step]
+        at[place[-1]] = changed(at[place[-1]])
+        path = copy.kept / "changed.json"
+        path.write_text(json.dumps(other))
+        for done in copy.both("proof", path, "--jwks", copy.kept / "acme.jwks"):
+            assert done.returncode in (1, 2) and done.returncode != 0, (place, done.stdout)
+            assert "panicked" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def flip(path, at=None):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if at is None else at] ^= 1
+    path.write_bytes(content)
+
+
+def swap(one, other):
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def parquet(copy, kind="records", tenant="acme"):
+    return sorted((copy.audit(tenant) / kind).rglob("*.parquet"))
+
+
+def entries(copy, kind="records"):
+    return sorted((copy.audit() / kind / "_delta_log").glob("*.json"))
+
+
+def log(copy, tenant="acme", stream="audit.default"):
+    return copy.audit(tenant) / "log" / stream
+
+
+def tile(copy, path, tenant="acme"):
+    return log(copy, tenant) / "tile" / path
+
+
+def partial(copy):
+    return sorted(log(copy).glob("tile/0/*.p/*"))[-1]
+
+
+def digit(path):
+    """Another digit in the time of a commit, where no reader of the table looks."""
+    text = path.read_text()
+    at = text.index('"timestamp":') + len('"timestamp":')
+    path.write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :])
+
+
+def gone(path):
+    path.unlink()
+
+
+def checkpoint_of(copy, content):
+    (log(copy) / "checkpoint").write_bytes(content)
+
+
+MUTATIONS = {
+    "a byte of a data file": lambda it: flip(parquet(it)[0]),
+    "the last byte of a data file": lambda it: flip(parquet(it)[-1], -1),
+    "a data file is missing": lambda it: gone(parquet(it)[0]),
+    "two data files are exchanged": lambda it: swap(parquet(it)[0], parquet(it)[-1]),
+    "a data file is another tenant's": lambda it: parquet(it)[0].write_bytes(parquet(it, tenant="initech")[0].read_bytes()),
+    "a byte of evidence": lambda it: flip(parquet(it, "evidence")[0]),
+    "a byte of a commit that no reader needs": lambda it: digit(entries(it)[1]),
+    "a byte of a commit that readers need": lambda it: flip(entries(it)[1]),
+    "a byte of a commit of evidence": lambda it: digit(entries(it, "evidence")[1]),
+    "the newest commit is missing": lambda it: gone(entries(it)[-1]),
+    "a commit in between is missing": lambda it: gone(entries(it)[1]),
+    "two commits are exchanged": lambda it: swap(entries(it)[1], entries(it)[2]),
+    "an older log is replayed": lambda it: [gone(entry) for entry in entries(it)[2:]],
+    "the whole log is missing": lambda it: [gone(entry) for entry in entries(it)],
+    "a byte of a full tile": lambda it: flip(tile(it, "0/000")),
+    "a byte of a partial tile": lambda it: flip(partial(it)),
+    "a tile is cut": lambda it: tile(it, "0/001").write_bytes(tile(it, "0/001").read_bytes()[:-32]),
+    "a tile is cut inside a hash": lambda it: tile(it, "0/001").write_bytes(tile(it, "0/001").read_bytes()[:-1]),
+    "a tile is missing": lambda it: gone(tile(it, "0/000")),
+    "two tenants' tiles are exchanged": lambda it: swap(tile(it, "0/000"), tile(it, "0/000", "initech")),
+    "two tiles are exchanged": lambda it: swap(tile(it, "0/000"), tile(it, "0/001")),
+    "something else lies in the log": lambda it: (log(it) / "tile" / "0" / "x").write_bytes(b"x"),
+    "a byte of a checkpoint's root": lambda it: flip(log(it) / "checkpoint", 70),
+    "a byte of a checkpoint's signature": lambda it: flip(log(it) / "checkpoint", -20),
+    "the checkpoint is another tenant's": lambda it: checkpoint_of(it, (log(it, "initech") / "checkpoint").read_bytes()),
+    "the checkpoint is missing": lambda it: gone(log(it) / "checkpoint"),
+    "an older checkpoint is put back": lambda it: checkpoint_of(it, (it.kept / "old.txt").read_bytes()),
+}  # fmt: skip
+# Older and true: only who kept the newer one can tell. Their tiles go further, and so does the table; nothing lies.
+TRUE_ALL_THE_SAME = {"an older checkpoint is put back"}
+
+
+def test_a_store_that_nobody_touched_is_found_whole_by_both(copy):
+    first, second = copy.table()
+    assert first.returncode == 0, first.stdout + first.stderr
+    for done in second:
+        assert done.returncode == 0, done.stderr
+    report = json.loads((copy.kept / "report.json").read_text())
+    assert json.loads(report["report"])["audit"]["findings"] == []
+
+
+def test_whatever_happens_to_a_store_is_named_by_both(copy):
+    first, _ = copy.table()
+    assert first.returncode == 0, first.stdout + first.stderr
+    # Commands leave evidence of the operator's elsewhere; what is of the tenants is put back after each change.
+    tenants, whole = copy.silo / "tenants", copy.kept / "whole"
+    for tenant in TENANTS:
+        shutil.copytree(tenants / tenant, whole / tenant)
+    silent = []
+    for name, change in MUTATIONS.items():
+        change(copy)
+        first, second = copy.table()
+        said = [line for line in first.stdout.splitlines() if line.startswith("WRONG")] or first.stderr.splitlines()
+        other = [done.stderr.strip() for done in second if done.returncode != 0]
+        print(f"{name:45} | {said[0][:150] if said else '-':150} | {(other or ['-'])[0][:150]}")
+        told = first.returncode == 1 and said and "panicked" not in first.stderr
+        told_too = other and all(done.returncode in (0, 1, 2) and "Traceback" not in done.stderr for done in second)
+        if name not in TRUE_ALL_THE_SAME and not (told and told_too):
+            silent.append((name, first.returncode, first.stdout, first.stderr, [done.stderr for done in second]))
+        for tenant in TENANTS:
+            shutil.rmtree(tenants / tenant)
+            shutil.copytree(whole / tenant, tenants / tenant)
+    print(f"{len(MUTATIONS)} changes, {len(silent)} silent")
+    assert silent == []
