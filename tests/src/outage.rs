@@ -195,6 +195,15 @@ impl Kms for Outage {
         self.answered(None, create.boxed())
     }
 
+    fn rotate_signing<'s, 'a, 'f>(&'s self, key: &'a SigningKeyId) -> Answer<'f, SigningKeyId>
+    where
+        's: 'f,
+        'a: 'f,
+        Self: 'f,
+    {
+        self.answered(Some(key.opaque()), self.kms.rotate_signing(key))
+    }
+
     fn sign<'s, 'a, 'b, 'f>(
         &'s self,
         key: &'a SigningKeyId,

@@ -9,7 +9,7 @@
 //!
 //! The public halves of a tenant's signing keys are given out as a JSON Web Key Set (RFC 7517, RFC 8037):
 //! `{"tenant": "…", "keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": "kms://…/s1",
-//! "x": "<base64url>"}]}`.
+//! "x": "<base64url>"}], "introductions": [..]}`, the last as in [`super::introduced`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +20,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{SecretKey, SigningKeyId, push_prefixed};
+use super::{Introduction, SecretKey, SigningKeyId, push_prefixed};
 use crate::clock::Timestamp;
 use crate::ids::{SiloId, TenantId};
 
@@ -216,6 +216,7 @@ impl fmt::Debug for ProcessKey {
 pub struct PublicKeys {
     tenant: Option<TenantId>,
     keys: BTreeMap<SigningKeyId, [u8; 32]>,
+    introductions: Vec<Introduction>,
 }
 
 /// A member of a key set, as far as it matters here.
@@ -232,7 +233,26 @@ impl PublicKeys {
         Self {
             tenant: Some(tenant.clone()),
             keys,
+            introductions: Vec::new(),
         }
+    }
+
+    /// The same keys, with what they say of each other.
+    pub(super) fn introduced(self, introductions: Vec<Introduction>) -> Self {
+        Self {
+            introductions,
+            ..self
+        }
+    }
+
+    pub(super) fn introductions(&self) -> &[Introduction] {
+        &self.introductions
+    }
+
+    /// The same keys and one more.
+    pub(super) fn with(mut self, id: SigningKeyId, key: [u8; 32]) -> Self {
+        self.keys.insert(id, key);
+        self
     }
 
     /// Whose keys they are, where the set says so.
@@ -263,6 +283,9 @@ impl PublicKeys {
         if let Some(tenant) = &self.tenant {
             set["tenant"] = json!(tenant);
         }
+        if !self.introductions.is_empty() {
+            set["introductions"] = json!(self.introductions);
+        }
         set
     }
 
@@ -279,6 +302,13 @@ impl PublicKeys {
             }
             None => None,
         };
+        let introductions = match set.get("introductions") {
+            Some(statements) => Vec::deserialize(statements).map_err(|_| Unproven::Form)?,
+            None => Vec::new(),
+        };
+        if introductions.len() > KEYS_MAX {
+            return Err(Unproven::Form);
+        }
         let members = match set.get("keys") {
             Some(Value::Array(members)) => members.clone(),
             Some(_) => return Err(Unproven::Form),
@@ -299,7 +329,11 @@ impl PublicKeys {
         if keys.is_empty() {
             return Err(Unproven::Form);
         }
-        Ok(Self { tenant, keys })
+        Ok(Self {
+            tenant,
+            keys,
+            introductions,
+        })
     }
 }
 

@@ -119,4 +119,13 @@ async fn signatures_verify(kms: &dyn Kms) {
     assert!(public.verify_strict(b"other", &signature).is_err());
     let other = key(kms.public_key(&two).await.unwrap());
     assert!(other.verify_strict(b"message", &signature).is_err());
+    let next = kms.rotate_signing(&one).await.unwrap();
+    assert_eq!((next.opaque(), next.version()), (one.opaque(), 2));
+    assert_eq!(kms.rotate_signing(&one).await.unwrap().version(), 3);
+    assert_ne!(
+        kms.public_key(&next).await.unwrap(),
+        kms.public_key(&one).await.unwrap()
+    );
+    let again = Signature::from_bytes(&kms.sign(&one, b"message").await.unwrap());
+    assert_eq!(again, signature, "the old one goes on");
 }

@@ -109,6 +109,8 @@ pub trait Kms: Send + Sync + fmt::Debug {
     async fn probe(&self) -> Result<(), KeyError>;
     /// Makes an Ed25519 signing key in this silo.
     async fn create_signing(&self, silo: &SiloId) -> Result<SigningKeyId, KeyError>;
+    /// Makes the next version of a signing key. The older ones go on signing, for who still names them.
+    async fn rotate_signing(&self, key: &SigningKeyId) -> Result<SigningKeyId, KeyError>;
     /// Signs a message (RFC 8032, pure Ed25519).
     async fn sign(&self, key: &SigningKeyId, message: &[u8]) -> Result<[u8; 64], KeyError>;
     /// The public half of a signing key.

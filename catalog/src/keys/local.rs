@@ -146,6 +146,18 @@ impl Kms for LocalKms {
         .await
     }
 
+    async fn rotate_signing(&self, key: &SigningKeyId) -> Result<SigningKeyId, KeyError> {
+        let id = key.clone();
+        self.run(move |folder| {
+            let next = |version| {
+                let next = SigningKeyId::new(id.silo(), id.opaque(), version);
+                (folder.seed_path(&next), next.to_string(), next)
+            };
+            folder.next_version(id.silo(), id.opaque(), &SEED, next)
+        })
+        .await
+    }
+
     async fn sign(&self, key: &SigningKeyId, message: &[u8]) -> Result<[u8; 64], KeyError> {
         let id = key.clone();
         let key = self.run(move |folder| folder.signing_key(&id)).await?;
@@ -226,14 +238,29 @@ impl Folder {
     }
 
     fn rotate(&self, id: &KeyId) -> Result<KeyId, KeyError> {
-        let newest = self.newest_version(id)?;
+        let next = |version| {
+            let next = KeyId::new(id.silo(), id.opaque(), version);
+            (self.kek_path(&next), next.to_string(), next)
+        };
+        self.next_version(id.silo(), id.opaque(), &KEK, next)
+    }
+
+    /// Makes the version after the newest; `next` says where a version lies, and what it is called.
+    fn next_version<Id>(
+        &self,
+        silo: &SiloId,
+        opaque: &str,
+        files: &Files,
+        next: impl Fn(u64) -> (PathBuf, String, Id),
+    ) -> Result<Id, KeyError> {
+        let newest = self.newest_version(silo, opaque, files)?;
         for version in (newest..)
             .skip(1)
             .take_while(|version| version - newest <= ROTATIONS_MAX)
         {
-            let next = KeyId::new(id.silo(), id.opaque(), version);
-            if self.create_key(&self.kek_path(&next), next.as_str())? {
-                return Ok(next);
+            let (path, name, id) = next(version);
+            if self.create_key(&path, &name)? {
+                return Ok(id);
             }
         }
         Err(KeyError::unavailable(
@@ -242,9 +269,9 @@ impl Folder {
     }
 
     /// The highest version there is or was, destroyed ones among them: a number never comes back.
-    fn newest_version(&self, id: &KeyId) -> Result<u64, KeyError> {
+    fn newest_version(&self, silo: &SiloId, opaque: &str, files: &Files) -> Result<u64, KeyError> {
         let mut newest = None;
-        let folder = self.path.join(id.silo().as_str());
+        let folder = self.path.join(silo.as_str());
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(KeyError::Unknown),
@@ -252,7 +279,8 @@ impl Folder {
         };
         for entry in entries {
             let name = entry.map_err(KeyError::unavailable)?.file_name();
-            newest = newest.max(name.to_str().and_then(|name| version_in(name, id.opaque())));
+            let version = name.to_str().and_then(|name| files.version(name, opaque));
+            newest = newest.max(version);
         }
         newest.ok_or(KeyError::Unknown)
     }
@@ -310,13 +338,31 @@ fn read_master(path: &Path) -> Result<Option<SecretKey>, KeyError> {
     }
 }
 
-/// The version in `<opaque>.v<N>.kek` or `<opaque>.v<N>.destroyed`.
-fn version_in(file_name: &str, opaque: &str) -> Option<u64> {
-    let rest = file_name.strip_prefix(opaque)?.strip_prefix(".v")?;
-    let (version, extension) = rest.split_once('.')?;
-    matches!(extension, "kek" | "destroyed")
-        .then(|| crate::ids::parse_version(version))
-        .flatten()
+/// How the files of a kind of key are called.
+struct Files {
+    marker: &'static str,
+    extensions: &'static [&'static str],
+}
+
+const KEK: Files = Files {
+    marker: ".v",
+    extensions: &["kek", "destroyed"],
+};
+const SEED: Files = Files {
+    marker: ".s",
+    extensions: &["sig"],
+};
+
+impl Files {
+    /// The version in `<opaque>.v<N>.kek`, `<opaque>.v<N>.destroyed` or `<opaque>.s<N>.sig`.
+    fn version(&self, file_name: &str, opaque: &str) -> Option<u64> {
+        let rest = file_name.strip_prefix(opaque)?.strip_prefix(self.marker)?;
+        let (version, extension) = rest.split_once('.')?;
+        self.extensions
+            .contains(&extension)
+            .then(|| crate::ids::parse_version(version))
+            .flatten()
+    }
 }
 
 #[cfg(test)]

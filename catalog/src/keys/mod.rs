@@ -15,6 +15,7 @@ mod cache;
 #[cfg(test)]
 mod contract;
 mod envelope;
+mod introduced;
 mod kms;
 mod local;
 mod owner_files;
@@ -30,6 +31,7 @@ pub use envelope::{
     EpochKey, KeyPurpose, NONCE_LEN, SEALED_KEY_LEN, TAG_LEN, Unauthentic, WrapAad, WrappedEpoch,
     open, open_key, seal, seal_key,
 };
+pub use introduced::{Introduction, strangers};
 pub use kms::{KeyError, KeyId, Kms, SigningKeyId};
 pub use local::LocalKms;
 pub use ring::{KEY_LIFETIME_MAX, KeyRing};

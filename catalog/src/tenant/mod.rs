@@ -3,6 +3,7 @@
 pub mod lifecycle;
 mod record;
 mod registry;
+mod rotation;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use crate::policy::{self, Policies};
 pub use lifecycle::{Event, IllegalTransition, TenantState};
 pub use record::{DISPLAY_NAME_MAX, NewTenant, PRINCIPALS_MAX, STREAMS_MAX, TenantRecord};
 pub use registry::{Error, Found, RECORD_AGE_MAX, RECORD_AGE_OUTAGE_MAX, Registry};
+pub use rotation::TenantKey;
 
 /// Makes a tenant from nothing to Active: keys, record, the default policy as version 1. Every step is done once however
 /// often this is called, so an interrupted onboarding is finished by calling again.

@@ -1,6 +1,6 @@
 //! What the registry knows of a tenant.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,7 @@ use crate::ids::{SiloId, StreamName, TenantId};
 use crate::keys::TenantKeys;
 
 use super::lifecycle::TenantState;
+use super::rotation::TenantKey;
 
 /// Characters of the longest name to show.
 pub const DISPLAY_NAME_MAX: usize = 128;
@@ -39,6 +40,9 @@ pub struct TenantRecord {
     /// Principals whose tenant may come from a header alone: a token's subject, or `issuer subject` where several
     /// issuers are trusted.
     pub principals: BTreeSet<String>,
+    /// Since when the newest version of each key is in use, where it is not the first.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys_since: BTreeMap<TenantKey, Timestamp>,
     /// When it was made.
     pub created_at: Timestamp,
     /// The version of the document this was read from.

@@ -4,7 +4,7 @@
 //! [`RECORD_AGE_MAX`], so that a suspended tenant's writes stop that long after at the latest, in every process; only
 //! while the store does not answer an older record is given out, and says so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,8 +101,8 @@ pub struct Registry {
     random: Arc<dyn Random>,
     /// There once the secret is.
     sealed: OnceCell<SealedDocuments>,
-    ring: Arc<KeyRing>,
-    clock: Arc<dyn Clock>,
+    pub(super) ring: Arc<KeyRing>,
+    pub(super) clock: Arc<dyn Clock>,
     records: Cache<TenantId, Known>,
 }
 
@@ -319,6 +319,7 @@ impl Registry {
             keys,
             policy: 0,
             principals: tenant.principals.clone(),
+            keys_since: BTreeMap::new(),
             created_at: self.clock.now(),
             etag: 1,
         };
@@ -333,7 +334,7 @@ impl Registry {
     }
 
     /// Compare-and-set: reads the newest record, changes it, and writes the next version, again if it was not next.
-    async fn change(
+    pub(super) async fn change(
         &self,
         id: &TenantId,
         apply: impl Fn(&mut TenantRecord) -> Result<(), Error> + Send,
@@ -370,7 +371,7 @@ impl Registry {
         }
     }
 
-    async fn fresh(&self, id: &TenantId) -> Result<Option<Arc<TenantRecord>>, Error> {
+    pub(super) async fn fresh(&self, id: &TenantId) -> Result<Option<Arc<TenantRecord>>, Error> {
         let asked = self.clock.now();
         let documents = self.documents().await?;
         let record = match documents.latest(TENANT, id.as_str()).await? {
@@ -404,7 +405,7 @@ impl Registry {
     }
 }
 
-fn covers(permit: &Permit<TenantAdmin>, id: &TenantId) -> Result<(), Error> {
+pub(super) fn covers(permit: &Permit<TenantAdmin>, id: &TenantId) -> Result<(), Error> {
     let covered = permit.decision().target.as_ref() == Some(id);
     if covered {
         Ok(())

@@ -14,7 +14,7 @@ use super::{Enrolled, KeyRing, Place};
 use crate::clock::Timestamp;
 use crate::ids::{SiloId, TenantId};
 use crate::keys::attested::{KeyStatement, ProcessKey, PublicKeys};
-use crate::keys::{KeyError, SecretKey, SigningKeyId, stored};
+use crate::keys::{Introduction, KeyError, SecretKey, SigningKeyId, stored};
 
 /// How long a process key speaks for a tenant.
 const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
@@ -23,6 +23,8 @@ pub(super) const RENEWED_AFTER: Duration = Duration::from_secs(6 * 3_600);
 /// A key that has less time than this left is given to nobody: what it is for has to end before the key does.
 const LEFT_MIN: Duration = Duration::from_secs(3_600);
 const PROCESS_KEYS: &str = "process-keys";
+/// Statements of signing keys about the next ones, in the clear.
+const INTRODUCTIONS: &str = "signing-keys";
 
 impl KeyRing {
     /// The key that this process signs with for a tenant.
@@ -96,7 +98,43 @@ impl KeyRing {
             let key = self.public_key(&id).await?;
             keys.insert(id, *key);
         }
-        Ok(PublicKeys::new(tenant, keys))
+        let introductions = self.introductions(&Place::new(tenant, silo)).await?;
+        Ok(PublicKeys::new(tenant, keys).introduced(introductions))
+    }
+
+    /// Has the old signing key of a tenant say that the new one is the tenant's, and keeps what it says.
+    pub(crate) async fn introduce(
+        &self,
+        (tenant, silo): (&TenantId, &SiloId),
+        old: &SigningKeyId,
+        new: &SigningKeyId,
+    ) -> Result<(), KeyError> {
+        let Enrolled { documents, .. } = self.enrolled(&Place::new(tenant, silo))?;
+        let public = self.kms.public_key(new).await?;
+        let now = self.clock.now();
+        let statement = Introduction::unsigned((tenant, silo), (new, &public), old, now);
+        let signature = self.kms.sign(old, &statement.message()).await?;
+        let document = stored::json(&statement.signed(signature))?;
+        let newest = documents.latest(INTRODUCTIONS, new.opaque()).await?;
+        let next = newest.map_or(1, |(version, _)| version + 1);
+        Ok(documents
+            .put(INTRODUCTIONS, new.opaque(), next, document)
+            .await?)
+    }
+
+    async fn introductions(&self, place: &Place) -> Result<Vec<Introduction>, KeyError> {
+        let Enrolled { documents, keys } = self.enrolled(place)?;
+        if keys.signing.version() == 1 {
+            return Ok(Vec::new());
+        }
+        let id = keys.signing.opaque();
+        let mut introductions = Vec::new();
+        for version in documents.versions(INTRODUCTIONS, id).await? {
+            let document = documents.get(INTRODUCTIONS, id, version).await?;
+            let document = document.ok_or(KeyError::Malformed)?;
+            introductions.push(stored::parse(&document)?);
+        }
+        Ok(introductions)
     }
 
     async fn public_key(&self, id: &SigningKeyId) -> Result<Arc<[u8; 32]>, KeyError> {

@@ -321,6 +321,35 @@ impl KeyRing {
         Err(KeyError::unavailable(DocumentError::VersionTaken))
     }
 
+    /// Makes a new epoch key to write with, this month's notwithstanding; other processes have it within five minutes.
+    ///
+    /// # Errors
+    /// When the key service does not wrap it, or it cannot be kept.
+    pub async fn renew_epoch(
+        &self,
+        tenant: &TenantId,
+        silo: &SiloId,
+        purpose: KeyPurpose,
+    ) -> Result<(), KeyError> {
+        let at = (Place::new(tenant, silo), purpose);
+        let Enrolled { documents, keys } = self.enrolled(&at.0)?;
+        let newest = documents.latest(EPOCH_KEYS, purpose.as_str()).await?;
+        let next = newest.map_or(1, |(version, _)| version + 1);
+        let key = self
+            .make_epoch(&at.0, purpose, keys.wrapping(purpose))
+            .await?;
+        let document = EpochDocument {
+            month: self.clock.now().month(),
+            key: key.wrapped().clone(),
+        };
+        let document = stored::json(&document)?;
+        documents
+            .put(EPOCH_KEYS, purpose.as_str(), next, document)
+            .await?;
+        self.current.forget(|known| *known == at);
+        Ok(())
+    }
+
     async fn make_epoch(
         &self,
         place: &Place,

@@ -54,6 +54,9 @@ impl Kms for Switched {
     async fn create_signing(&self, silo: &SiloId) -> Result<SigningKeyId, KeyError> {
         self.ask()?.create_signing(silo).await
     }
+    async fn rotate_signing(&self, key: &SigningKeyId) -> Result<SigningKeyId, KeyError> {
+        self.ask()?.rotate_signing(key).await
+    }
     async fn sign(&self, key: &SigningKeyId, message: &[u8]) -> Result<[u8; 64], KeyError> {
         self.ask()?.sign(key, message).await
     }
