@@ -71,6 +71,18 @@ def copy(tmp_path_factory):
             (kept / f"{tenant}.jwks").write_text(world.run("key", "export", "--tenant", tenant))
         admin, reader = world.token("acme", role="Admin"), world.token("acme", role="Reader")
         (kept / "old.txt").write_bytes(fetch(world, f"{LOG}/checkpoint", admin))
+        early = world.query("SELECT record_id FROM audit.records ORDER BY leaf_index LIMIT 1", "acme")["record_id"]
+        (kept / "early.json").write_bytes(fetch(world, f"/v1/audit/records/{early[0].as_py()}/proof", admin))
+        # New versions of all keys: what was kept stays good, and nothing stops.
+        (kept / "early.jwks").write_text((kept / "acme.jwks").read_text())
+        world.run("key", "rotate", "--tenant", "acme", "--reason", "a test")
+        listed = world.run("key", "list", "--tenant", "acme")
+        assert (listed.count("/v2 "), listed.count("/s2 ")) == (3, 1), listed
+        assert world.run("key", "rotate", "--all", "--older-than-days", "1", "--reason", "a test") == ""
+        assert "epoch key" in world.run("key", "rotate", "--tenant", "acme", "--key", "epoch-data", "--reason", "a test")
+        assert "known: data" in world.run("key", "rotate", "--tenant", "acme", "--key", "x", "--reason", "", ok=False)
+        time.sleep(2.5)
+        (kept / "acme.jwks").write_text(world.run("key", "export", "--tenant", "acme"))
         more = kept / "more.ndjson"
         more.write_text("".join(line(n) for n in range(400)))
         ingest(world, "acme", more, "audit")
@@ -113,6 +125,27 @@ def test_a_kept_proof_of_a_record_is_verified_by_both(copy, name):
     assert bool(withheld) == (name == "reader")
     for done in copy.both("proof", copy.kept / f"{name}.json", "--jwks", copy.kept / "initech.jwks"):
         assert done.returncode == 1, done.stdout
+
+
+def test_proofs_outlive_the_keys_that_signed_them(copy):
+    kept = copy.kept
+    for proof, jwks, code in [
+        ("early", "early", 0),
+        ("early", "acme", 0),
+        ("admin", "acme", 0),
+        ("reader", "acme", 0),
+        ("admin", "early", 1),
+    ]:
+        for done in copy.both("proof", kept / f"{proof}.json", "--jwks", kept / f"{jwks}.jwks"):
+            assert done.returncode == code, (proof, jwks, done.stdout, done.stderr)
+    assert "/s1" in json.loads((kept / "early.jwks").read_text())["keys"][0]["kid"]
+    assert copy.product("keys", kept / "acme.jwks", "--against", kept / "early.jwks").returncode == 0
+    assert copy.product("keys", kept / "initech.jwks", "--against", kept / "early.jwks").returncode == 1
+    keys = json.loads((kept / "acme.jwks").read_text())
+    keys["introductions"] = []
+    (kept / "forged.jwks").write_text(json.dumps(keys))
+    refused = copy.product("keys", kept / "forged.jwks", "--against", kept / "early.jwks")
+    assert refused.returncode == 1 and "introduces kms://" in refused.stderr
 
 
 def test_a_log_has_grown_from_what_was_kept(copy):

@@ -84,6 +84,33 @@ pub enum Error {
     Upcaster(#[source] serde_json::Error),
 }
 
+/// Why something is done, for those who ask later.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct Why {
+    /// Why, for those who ask later
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// The ticket that asks for it
+    #[arg(long, value_name = "ID")]
+    ticket: Option<String>,
+}
+
+impl Why {
+    pub(super) fn because(reason: &str) -> Self {
+        Self {
+            reason: Some(reason.to_owned()),
+            ticket: None,
+        }
+    }
+
+    fn basis(&self) -> impl Iterator<Item = String> {
+        let said = |what: &str, text: &Option<String>| Some(format!("{what}.{}", text.as_ref()?));
+        [said("Reason", &self.reason), said("Ticket", &self.ticket)]
+            .into_iter()
+            .flatten()
+    }
+}
+
 /// A token request for an operator.
 pub(super) fn request() -> TokenRequest {
     TokenRequest {
@@ -156,14 +183,15 @@ impl Operator {
         Ok(permit)
     }
 
-    /// Records what came of a permit.
+    /// Records what came of a permit, and why.
     pub(super) async fn note<Op: Operation>(
         &self,
         permit: &Permit<Op>,
         act: &'static str,
-        basis: String,
+        (what, why): (String, &Why),
     ) -> Result<(), Error> {
-        let noted = self.service.gate.note(permit, act, vec![basis]).await;
+        let basis = std::iter::once(what).chain(why.basis()).collect();
+        let noted = self.service.gate.note(permit, act, basis).await;
         noted.map(drop).map_err(Error::Denied)
     }
 }

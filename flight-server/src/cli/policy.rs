@@ -9,7 +9,7 @@ use catalog::policy::rego::suite;
 
 use crate::config::Config;
 
-use super::operator::{self, Operator};
+use super::operator::{self, Operator, Why};
 use super::{Error, say};
 
 /// What to do with which policy.
@@ -29,6 +29,8 @@ enum Verb {
         /// The tenant
         #[arg(long)]
         tenant: String,
+        #[command(flatten)]
+        why: Why,
     },
     /// Run the tests of a bundle's Rego module; nothing is applied and no data is touched
     #[command(after_help = "Example:\n  trailhouse policy test acme.yaml acme_test.rego")]
@@ -52,10 +54,10 @@ enum Verb {
 
 pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Error> {
     match arguments.verb {
-        Verb::Apply { file, tenant } => {
+        Verb::Apply { file, tenant, why } => {
             let yaml = std::fs::read(&file).map_err(|source| Error::File(file, source))?;
             let operator = Operator::open(config).await?;
-            let applied = apply(&operator, &tenant, &yaml).await;
+            let applied = apply(&operator, &tenant, &yaml, &why).await;
             operator.close().await;
             say(applied?);
         }
@@ -99,12 +101,22 @@ fn test(bundle: PathBuf, tests: Option<PathBuf>) -> Result<(), Error> {
     Ok(())
 }
 
-async fn apply(operator: &Operator, tenant: &str, yaml: &[u8]) -> Result<String, operator::Error> {
+async fn apply(
+    operator: &Operator,
+    tenant: &str,
+    yaml: &[u8],
+    why: &Why,
+) -> Result<String, operator::Error> {
     let tenant = TenantId::parse(tenant)?;
     let permit = operator.permit::<PolicyWrite>(&tenant).await?;
     match operator.service.policies.apply(&permit, yaml).await {
         Err(policy::Error::Refused(refused)) => Err(operator::Error::Refused(refused.reasons)),
-        applied => Ok(applied?.to_string()),
+        applied => {
+            let applied = applied?.to_string();
+            let basis = (format!("Policy.{applied}"), why);
+            operator.note(&permit, "Policy.Applied", basis).await?;
+            Ok(applied)
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use engine::wal::{self, Inspection, SetAside, Source, Wal};
 
 use crate::config::Config;
 
-use super::operator::{self, Operator};
+use super::operator::{self, Operator, Why};
 use super::{Error, say};
 
 /// What to repair.
@@ -127,6 +127,8 @@ async fn readmit(operator: &Operator, reason: &str) -> Result<(), operator::Erro
         .nodes
         .readmit(&permit, volume, reason)
         .await?;
+    let basis = (format!("Node.{}", config.node), &Why::because(reason));
+    operator.note(&permit, "Node.Readmitted", basis).await?;
     say(format!(
         "{}: the folder is taken at the next start, and no copy of it",
         config.node
@@ -150,6 +152,8 @@ async fn abandon(operator: &Operator, name: &str, reason: &str) -> Result<(), op
         .nodes
         .abandon(&permit, name, reason)
         .await?;
+    let basis = (format!("Node.{name}"), &Why::because(reason));
+    operator.note(&permit, "Node.Abandoned", basis).await?;
     say(format!(
         "{name} is abandoned: its tenants are free for other nodes, and its log's folder is not taken again"
     ));
@@ -157,7 +161,7 @@ async fn abandon(operator: &Operator, name: &str, reason: &str) -> Result<(), op
 }
 
 async fn log(operator: &Operator, set_aside: bool) -> Result<(), operator::Error> {
-    operator.permit::<TenantAdmin>(&TenantId::system()).await?;
+    let permit = operator.permit::<TenantAdmin>(&TenantId::system()).await?;
     let settings = settings(&operator.service.config.wal.folder);
     if set_aside {
         let given_up = Wal::set_aside(&settings, &SystemDisk, &*operator.service.random)?;
@@ -165,6 +169,9 @@ async fn log(operator: &Operator, set_aside: bool) -> Result<(), operator::Error
             say("nothing is damaged");
         }
         given_up.iter().for_each(report);
+        let basis = format!("Segments.{}", given_up.len());
+        let basis = (basis, &Why::default());
+        operator.note(&permit, "Log.SetAside", basis).await?;
     }
     show(&Wal::inspect(&settings, &SystemDisk)?);
     Ok(())

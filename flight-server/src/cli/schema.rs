@@ -11,7 +11,7 @@ use catalog::schema::{
 
 use crate::config::Config;
 
-use super::operator::{self, Operator};
+use super::operator::{self, Operator, Why};
 use super::{Error, say};
 
 /// What to do with which schema.
@@ -176,7 +176,11 @@ async fn register(
     let found = refused(service.schemas.register(&permit, registration).await)?;
     let name = format!("{} {}", registration.stream, registration.version);
     operator
-        .note(&permit, "Schema.Registered", format!("Schema.{name}"))
+        .note(
+            &permit,
+            "Schema.Registered",
+            (format!("Schema.{name}"), &Why::default()),
+        )
         .await?;
     let mut lines = vec![format!("{name} is registered")];
     lines.extend(told(&found));
@@ -313,7 +317,7 @@ async fn deprecate(
         .note(
             &permit,
             "Schema.Deprecated",
-            format!("Schema.{stream} {version}"),
+            (format!("Schema.{stream} {version}"), &Why::default()),
         )
         .await?;
     Ok(end)

@@ -6,7 +6,7 @@ use catalog::tenant::{Event, NewTenant, TenantRecord, onboard};
 
 use crate::config::Config;
 
-use super::operator::{self, Operator};
+use super::operator::{self, Operator, Why};
 use super::{Error, say};
 
 /// What to do with which tenant.
@@ -31,6 +31,8 @@ enum Verb {
         /// Streams beside audit.default and audit.security; may be repeated
         #[arg(long)]
         stream: Vec<String>,
+        #[command(flatten)]
+        why: Why,
     },
     /// Show one tenant
     #[command(after_help = "Example:\n  trailhouse tenant show acme")]
@@ -42,16 +44,22 @@ enum Verb {
     #[command(after_help = "Example:\n  trailhouse tenant list")]
     List,
     /// Refuse writes until reinstated; reads go on
-    #[command(after_help = "Example:\n  trailhouse tenant suspend acme")]
+    #[command(
+        after_help = "Example:\n  trailhouse tenant suspend acme --reason \"unpaid\" --ticket OPS-4711"
+    )]
     Suspend {
         /// The tenant
         id: String,
+        #[command(flatten)]
+        why: Why,
     },
     /// Lift a suspension
     #[command(after_help = "Example:\n  trailhouse tenant reinstate acme")]
     Reinstate {
         /// The tenant
         id: String,
+        #[command(flatten)]
+        why: Why,
     },
 }
 
@@ -64,15 +72,25 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Erro
 
 async fn act(operator: &Operator, verb: Verb) -> Result<(), Error> {
     match verb {
-        Verb::Create { id, silo, stream } => {
-            say(line(
-                &create(operator, &id, silo.as_deref(), &stream).await?,
-            ));
+        Verb::Create {
+            id,
+            silo,
+            stream,
+            why,
+        } => {
+            let made = create(operator, &id, (silo.as_deref(), &stream), &why).await?;
+            say(line(&made));
         }
         Verb::Show { id } => show(operator, &id).await?,
         Verb::List => list(operator).await?,
-        Verb::Suspend { id } => say(line(&advance(operator, &id, Event::Suspend).await?)),
-        Verb::Reinstate { id } => say(line(&advance(operator, &id, Event::Reinstate).await?)),
+        Verb::Suspend { id, why } => {
+            let act = (Event::Suspend, "Tenant.Suspended");
+            say(line(&advance(operator, &id, act, &why).await?));
+        }
+        Verb::Reinstate { id, why } => {
+            let act = (Event::Reinstate, "Tenant.Reinstated");
+            say(line(&advance(operator, &id, act, &why).await?));
+        }
     }
     Ok(())
 }
@@ -81,8 +99,8 @@ async fn act(operator: &Operator, verb: Verb) -> Result<(), Error> {
 pub(super) async fn create(
     operator: &Operator,
     id: &str,
-    silo: Option<&str>,
-    streams: &[String],
+    (silo, streams): (Option<&str>, &[String]),
+    why: &Why,
 ) -> Result<TenantRecord, operator::Error> {
     let tenant = TenantId::parse(id)?;
     let silos = &operator.service.config.silos;
@@ -108,6 +126,8 @@ pub(super) async fn create(
     };
     let service = &operator.service;
     let record = onboard(&service.registry, &service.policies, &permit, new).await?;
+    let basis = (format!("Silo.{}", record.silo), why);
+    operator.note(&permit, "Tenant.Created", basis).await?;
     Ok((*record).clone())
 }
 
@@ -128,7 +148,8 @@ fn unknown_silo(operator: &Operator) -> operator::Error {
 async fn advance(
     operator: &Operator,
     id: &str,
-    event: Event,
+    (event, act): (Event, &'static str),
+    why: &Why,
 ) -> Result<TenantRecord, operator::Error> {
     let tenant = TenantId::parse(id)?;
     let permit = operator.permit::<TenantAdmin>(&tenant).await?;
@@ -137,6 +158,8 @@ async fn advance(
         .registry
         .transition(&permit, &tenant, event)
         .await?;
+    let basis = (format!("State.{}", record.state), why);
+    operator.note(&permit, act, basis).await?;
     Ok((*record).clone())
 }
 

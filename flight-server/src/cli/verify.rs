@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use catalog::guard::TenantAdmin;
 use catalog::ids::TenantId;
-use catalog::keys::{PublicKeys, Unproven};
+use catalog::keys::{PublicKeys, SigningKeyId, Unproven, strangers};
 use catalog::tenant::TenantRecord;
 use engine::proof::{self, Audit, ConsistencyProof, RecordProof};
 use engine::seal::{SignedCheckpoint, Unsigned};
@@ -52,6 +52,15 @@ enum Verb {
         consistency: Option<PathBuf>,
         #[command(flatten)]
         keys: Keys,
+    },
+    /// Check that a newer set of a tenant's public keys can take the place of one that was kept
+    #[command(after_help = "Example:\n  trailhouse verify keys new.jwks --against acme.jwks")]
+    Keys {
+        /// The newer set
+        jwks: PathBuf,
+        /// The one that was kept
+        #[arg(long, value_name = "FILE")]
+        against: PathBuf,
     },
     /// Check everything that is stored of a tenant: every file, every entry of the Delta logs, every leaf, tile and
     /// checkpoint. Reads storage and keys as the settings name them; no server is asked
@@ -101,6 +110,9 @@ pub enum Error {
     /// A consistency proof that is none.
     #[error("not verified: it is no consistency proof")]
     Consistency(#[source] serde_json::Error),
+    /// A key that may be anybody's.
+    #[error("not verified: no key that was kept introduces {0}")]
+    Stranger(SigningKeyId),
     /// A table that was changed.
     #[error("not verified: {0} finding(s)")]
     Findings(usize),
@@ -165,6 +177,20 @@ pub(super) async fn run(
                 ));
             }
             tell_checkpoint(&new);
+        }
+        Verb::Keys { jwks, against } => {
+            let set = |path| {
+                Ok::<_, super::Error>(PublicKeys::from_json(&read(path)?).map_err(Error::Keys)?)
+            };
+            let (new, old) = (set(jwks)?, set(against)?);
+            let strangers = strangers(&old, &new);
+            if let Some(stranger) = strangers.first() {
+                return Err(Error::Stranger(stranger.clone()).into());
+            }
+            let count = new.iter().count();
+            say(format!(
+                "verified: all {count} key(s) were kept, or are introduced by one that was"
+            ));
         }
         Verb::Receipt(check) => receipt::verify(check)?,
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::generate::Generator;
 use super::ingest::source::Format;
 use super::ingest::{self, Summary, Target};
-use super::operator::{self, Operator};
+use super::operator::{self, Operator, Why};
 use super::serve::{self, Addresses, Server};
 use super::sql::{self, Session};
 use super::{say, tenant, token};
@@ -174,7 +174,7 @@ impl Demo {
         title("Two tenants in two silos");
         let operator = self.operator().await?;
         for (id, silo) in TENANTS {
-            let record = tenant::create(&operator, id, Some(silo), &[]).await?;
+            let record = tenant::create(&operator, id, (Some(silo), &[]), &Why::default()).await?;
             say(format!(
                 "{id}: {} in silo {silo}, policy tenant:{id}@1, keys of its own",
                 record.state
