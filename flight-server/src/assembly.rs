@@ -7,7 +7,7 @@ use catalog::ids::RecordIds;
 use engine::evidence::EvidenceLog;
 use engine::ingest::dedupe::Dedup;
 use engine::ingest::{Ingest, Review};
-use engine::proof::{Logs, Publisher};
+use engine::proof::{Hearing, Logs, Publisher};
 use engine::query::{Queries, Resources};
 use engine::receipt::Receipts;
 use engine::sequencer::{Parts, Sequencer};
@@ -52,7 +52,8 @@ impl Engine {
             Arc::clone(&control.keys),
             Arc::clone(&control.schemas),
         ));
-        let (publisher, committed) = Publisher::start(Arc::clone(&logs));
+        let (feed, hearing) = Hearing::new();
+        let publisher = Publisher::start(Arc::clone(&logs), hearing);
         let parts = Parts {
             tables: Arc::clone(&tables),
             registry: Arc::clone(&control.registry),
@@ -60,7 +61,7 @@ impl Engine {
             clock: Arc::clone(clock),
             random: Arc::clone(random),
             ids: Arc::clone(&ids),
-            committed,
+            feed,
         };
         let log = volume.map(|volume| (Arc::clone(&volume.wal), volume.standing()));
         let sequencer = Arc::new(Sequencer::new(parts, log, config.wal.lanes.clone()));

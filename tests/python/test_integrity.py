@@ -43,7 +43,8 @@ class Copy:
         """What the two say of the whole of acme."""
         config = ["--config", self.world.config]
         jwks = self.kept / "acme.jwks"
-        first = self.product("table", "--tenant", "acme", "--jwks", jwks, "--report", self.kept / "report.json", *config)
+        words = ["--jwks", jwks, "--against", self.kept / "new.txt", "--report", self.kept / "report.json"]
+        first = self.product("table", "--tenant", "acme", *words, *config)
         found = []
         for kind, stream in (("records", "audit.default"), ("evidence", "audit.evidence")):
             log = self.audit() / "log" / stream
@@ -277,6 +278,14 @@ MUTATIONS = {
     "a byte of a checkpoint's signature": lambda it: flip(log(it) / "checkpoint", -20),
     "the checkpoint is another tenant's": lambda it: checkpoint_of(it, (log(it, "initech") / "checkpoint").read_bytes()),
     "the checkpoint is missing": lambda it: gone(log(it) / "checkpoint"),
+    "records and their log are gone": lambda it: [shutil.rmtree(log(it)), shutil.rmtree(it.audit() / "records")],
+    "the end of the table is gone, with all that speaks of it": lambda it: [
+        [gone(entry) for entry in entries(it)[2:]],
+        shutil.rmtree(log(it)),
+    ],
+    "a key of a file that there never was": lambda it: entries(it)[1].write_text(
+        entries(it)[1].read_text().replace("/v1", "/v9")
+    ),
     "an older checkpoint is put back": lambda it: checkpoint_of(it, (it.kept / "old.txt").read_bytes()),
 }  # fmt: skip
 # Older and true: only who kept the newer one can tell. Their tiles go further, and so does the table; nothing lies.

@@ -18,7 +18,7 @@ use engine::evidence::EvidenceLog;
 use engine::query::{Budget, Limits, Queries, Resources, SpillRoom};
 use engine::receipt::Receipts;
 use engine::record::{StoredRecord, batch};
-use engine::sequencer::{Ack, Parts, Sequencer, Settings};
+use engine::sequencer::{Ack, Feed, Parts, Sequencer, Settings};
 use engine::table::{AppendOutcome, Silo, Table, TableKind, Tables};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -191,7 +191,7 @@ fn evidence(
         random: Arc::clone(random),
         ids: Arc::new(RecordIds::new(Arc::clone(clock), Arc::clone(random))),
         // Nobody publishes: plans are what is measured.
-        committed: tokio::sync::mpsc::channel(1).0,
+        feed: Feed::unheard(),
     };
     let settings = Settings {
         ack: Ack::Commit,

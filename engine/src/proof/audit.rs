@@ -8,7 +8,7 @@
 //! Everything that does not fit is named: the object, the leaf where one can be told, and the reason. One fault does not
 //! hide the next where that can be helped.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -22,7 +22,7 @@ use serde::Serialize;
 use super::audited_log::{LogAudit, Said};
 use super::{Error, LogName, Logs};
 use crate::record::records_of;
-use crate::seal::{Hash, leaf_hash};
+use crate::seal::{Hash, SignedCheckpoint, leaf_hash};
 use crate::sequencer::{self, Tree};
 use crate::table::{Auditor, DataFile, Fault, TableKind, TableState, entry_name, table_of};
 
@@ -75,6 +75,9 @@ pub struct Audit {
     pub findings: Vec<Finding>,
     /// Whether there was more than is listed.
     pub truncated: bool,
+    /// The logs that were looked at, by origin.
+    #[serde(skip)]
+    met: BTreeSet<String>,
 }
 
 /// Where the leaves of a stream are, in no order.
@@ -108,14 +111,14 @@ impl Audit {
 
 impl Logs {
     /// Checks everything that is stored of a tenant's records, evidence and quarantine, and their logs, with the keys that
-    /// the caller trusts. `progress` hears of every file: how many are done, and how many there are so far.
+    /// the caller trusts, and with checkpoints that they kept. `progress` hears of every file: how many are done, and how many there are so far.
     ///
     /// # Errors
     /// If store or keys are out of reach. What is wrong is no error: it is in the audit.
     pub async fn audit(
         &self,
         permit: &Permit<TenantAdmin>,
-        (silo, keys): (&SiloId, &PublicKeys),
+        (silo, keys, kept): (&SiloId, &PublicKeys, &[SignedCheckpoint]),
         progress: impl Fn(u64, u64) + Send + Sync,
     ) -> Result<Audit, Error> {
         let tenant = permit.decision().about().clone();
@@ -127,8 +130,15 @@ impl Logs {
         ] {
             let auditor = self.tables.auditor(&tenant, silo, kind)?;
             let about = (&tenant, silo, kind);
-            self.audit_table(&mut audit, &auditor, about, keys, &progress)
+            self.audit_table(&mut audit, &auditor, about, (keys, kept), &progress)
                 .await?;
+        }
+        for kept in kept {
+            let origin = &kept.checkpoint().origin;
+            if !audit.met.contains(origin.as_str()) {
+                let reason = "a checkpoint of it was kept, and the log is gone";
+                audit.find(origin.to_string(), None, reason);
+            }
         }
         Ok(audit)
     }
@@ -138,7 +148,7 @@ impl Logs {
         audit: &mut Audit,
         auditor: &Auditor,
         (tenant, silo, kind): (&TenantId, &SiloId, TableKind),
-        keys: &PublicKeys,
+        (keys, kept): (&PublicKeys, &[SignedCheckpoint]),
         progress: &(impl Fn(u64, u64) + Send + Sync),
     ) -> Result<(), Error> {
         let mut logs: BTreeMap<StreamName, LogAudit> = BTreeMap::new();
@@ -153,7 +163,7 @@ impl Logs {
                 logs.insert(stream, log);
             }
         }
-        let mut said = Vec::new();
+        let mut said: BTreeMap<StreamName, Vec<Said>> = BTreeMap::new();
         let (state, faults) = auditor
             .history(|state| note(state, &mut said, &mut logs))
             .await?;
@@ -168,7 +178,7 @@ impl Logs {
         let named: HashSet<&str> = state.files().map(|file| file.path.as_str()).collect();
         let is_unnamed = |path: &&String| !named.contains(path.as_str());
         audit.unnamed += stored.iter().filter(is_unnamed).count() as u64;
-        let (files, leaves) = self.read_files(audit, auditor, &state, progress).await?;
+        let (files, mut leaves) = self.read_files(audit, auditor, &state, progress).await?;
         let table = |path: &str| auditor.fault(path, "").object;
         for (stream, size) in sequencer::streams(&state).filter_map(|stream| {
             let size = state.txn(&format!("th.log:{stream}"))?;
@@ -186,16 +196,19 @@ impl Logs {
                     LogAudit::open(self, name, keys, audit).await?
                 }
             };
-            let own: Vec<Said> = said
-                .iter()
-                .filter(|(of, _)| *of == stream)
-                .map(|(_, said)| said.clone())
-                .collect();
-            let leaves = leaves.get(&stream).cloned().unwrap_or_default();
+            let own = said.remove(&stream).unwrap_or_default();
+            let leaves = leaves.remove(&stream).unwrap_or_default();
             let size = u64::try_from(size).unwrap_or(0);
             let named = |file: u32| table(&files[file as usize].path);
             let entry = |version| table(&entry_name(version));
-            log.check(audit, (size, leaves), &own, (&named, &entry))
+            let origin = self.origin(log.name()).await?;
+            let kept: Vec<_> = kept
+                .iter()
+                .map(SignedCheckpoint::checkpoint)
+                .filter(|kept| kept.origin == origin)
+                .collect();
+            audit.met.insert(origin.to_string());
+            log.check(audit, (size, leaves), (&own, &kept), (&named, &entry))
                 .await?;
         }
         // A log whose table never heard of it.
@@ -261,33 +274,29 @@ impl Logs {
 /// Notes what an entry says of the logs, and what the table is at the versions that checkpoints name.
 fn note(
     state: &TableState,
-    said: &mut Vec<(StreamName, Said)>,
+    said: &mut BTreeMap<StreamName, Vec<Said>>,
     logs: &mut BTreeMap<StreamName, LogAudit>,
 ) {
     for stream in sequencer::streams(state) {
         let Ok(name) = StreamName::parse(stream) else {
             continue;
         };
-        let tree = Tree::of(state, stream).ok();
-        let root = tree.as_ref().map(|tree| tree.frontier().root());
-        let size = state.txn(&format!("th.log:{stream}"));
-        let size = size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
-        let is_news = said
-            .iter()
-            .rev()
-            .find(|(of, _)| *of == name)
-            .is_none_or(|(_, last)| last.size != size || last.root != root);
-        if is_news {
-            let version = state.version;
-            said.push((
-                name,
-                Said {
-                    version,
-                    size,
-                    root,
-                },
-            ));
+        let (size, note) = sequencer::said(state, stream);
+        let said = said.entry(name).or_default();
+        // A note that is sound gives one root.
+        if said
+            .last()
+            .is_some_and(|last| (last.size, &last.note) == (size, &note))
+        {
+            continue;
         }
+        let tree = Tree::of(state, stream).ok();
+        said.push(Said {
+            version: state.version,
+            size,
+            note,
+            root: tree.map(|tree| tree.frontier().root()),
+        });
     }
     for log in logs.values_mut() {
         log.meet(state);

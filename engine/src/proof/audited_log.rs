@@ -1,9 +1,10 @@
 //! One published log, compared with the leaves that its table has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::ids::{SiloId, StreamName, TenantId};
 use catalog::keys::PublicKeys;
+use serde_json::Value;
 
 use super::audit::{Audit, AuditedLog, Leaves};
 use super::objects::Objects;
@@ -17,6 +18,8 @@ use crate::table::TableState;
 pub(super) struct Said {
     pub(super) version: u64,
     pub(super) size: u64,
+    /// As it stands in the commit.
+    pub(super) note: Option<Value>,
     /// `None` if it says nothing that is sound.
     pub(super) root: Option<Hash>,
 }
@@ -26,6 +29,7 @@ pub(super) struct LogAudit {
     name: LogName,
     objects: Objects,
     signed: Option<SignedCheckpoint>,
+    keys: PublicKeys,
     /// The table at the version of the checkpoint: the digests of its files and of its log.
     met: Option<(Hash, Hash)>,
 }
@@ -67,8 +71,13 @@ impl LogAudit {
             name,
             objects,
             signed,
+            keys: keys.clone(),
             met: None,
         })
+    }
+
+    pub(super) fn name(&self) -> &LogName {
+        &self.name
     }
 
     pub(super) fn folder(&self) -> String {
@@ -92,7 +101,7 @@ impl LogAudit {
         &mut self,
         audit: &mut Audit,
         (size, mut leaves): (u64, Leaves),
-        said: &[Said],
+        (said, kept): (&[Said], &[&Checkpoint]),
         (named, entry): (
             &(dyn Fn(u32) -> String + Sync),
             &(dyn Fn(u64) -> String + Sync),
@@ -102,8 +111,12 @@ impl LogAudit {
         let whole = contiguous(audit, &self.folder(), size, &leaves, named);
         let mut tree = Rebuilt::default();
         let mut roots = said.iter().peekable();
+        let wanted: BTreeSet<u64> = kept.iter().map(|kept| kept.size).collect();
         for (_, leaf, _) in leaves.iter().take(whole) {
             tree.push(*leaf, self.checkpoint().map(|checkpoint| checkpoint.size));
+            if wanted.contains(&tree.edge.size()) {
+                tree.roots.insert(tree.edge.size(), tree.root());
+            }
             while let Some(said) = roots.next_if(|said| said.size <= tree.edge.size()) {
                 let is_it = said.size == tree.edge.size() && said.root == Some(tree.root());
                 if !is_it {
@@ -119,6 +132,12 @@ impl LogAudit {
             let reason = format!("it says {} leaves, and the rows end before", said.size);
             audit.find(entry(said.version), Some(whole as u64), reason);
         }
+        for kept in kept.iter().filter(|kept| kept.size > 0) {
+            if tree.roots.get(&kept.size) != Some(&kept.root) {
+                let reason = "the log is not what a checkpoint that was kept says of it: a record was removed, changed or moved";
+                audit.find(self.folder(), kept.size.checked_sub(1), reason);
+            }
+        }
         self.check_checkpoint(audit, &tree);
         self.check_tiles(audit, &tree).await?;
         audit.logs.push(AuditedLog {
@@ -129,6 +148,18 @@ impl LogAudit {
             checkpoint: self.signed.as_ref().map(SignedCheckpoint::to_text),
         });
         Ok(())
+    }
+
+    /// Whether somebody has published more than was read here, and signed it.
+    async fn has_grown(&self, known: &mut Option<bool>, tree: &Rebuilt) -> Result<bool, Error> {
+        if let Some(known) = known {
+            return Ok(*known);
+        }
+        let note = self.objects.checkpoint().await?;
+        let newest = note.and_then(|note| SignedCheckpoint::verify(&note, &self.keys).ok());
+        let grown = newest.is_some_and(|newest| newest.checkpoint().size > tree.edge.size());
+        *known = Some(grown);
+        Ok(grown)
     }
 
     fn check_checkpoint(&self, audit: &mut Audit, tree: &Rebuilt) {
@@ -169,11 +200,14 @@ impl LogAudit {
         for stranger in strangers {
             audit.find(stranger, None, "it is no object of this log");
         }
-        for tile in TileId::all(signed).filter(|tile| !there.contains(tile)) {
+        // One that grew since is there as what it has become.
+        let is_there = |tile: &TileId| there.range(*tile..=tile.full()).next().is_some();
+        for tile in TileId::all(signed).filter(|tile| !is_there(tile)) {
             let path = self.objects.name(&tile.path());
             audit.find(path, first_leaf(tile), "the tile is missing");
         }
-        for tile in there {
+        let mut grown = None;
+        for tile in there.iter().copied() {
             let path = self.objects.name(&tile.path());
             let stored = match self.objects.tile(tile).await {
                 Ok(Some(stored)) => stored,
@@ -186,6 +220,7 @@ impl LogAudit {
             };
             let made = tree.tile(tile);
             let differs = match made {
+                None if self.has_grown(&mut grown, tree).await? => continue,
                 None => Some(0),
                 Some(made) => (0..tile.width).find(|at| made.get(*at) != stored.get(*at)),
             };
@@ -205,6 +240,8 @@ struct Rebuilt {
     edge: Edge,
     full: BTreeMap<TileId, Vec<Hash>>,
     root_at: Option<Hash>,
+    /// Roots at sizes of checkpoints that were kept.
+    roots: BTreeMap<u64, Hash>,
 }
 
 impl Rebuilt {

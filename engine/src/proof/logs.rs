@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use catalog::ids::{SiloId, TenantId};
 use catalog::keys::{KeyRing, PublicKeys, TenantSecret};
 use catalog::schema::Schemas;
 use moka::sync::Cache;
@@ -17,6 +16,7 @@ use tokio::sync::Mutex;
 
 use super::objects::Objects;
 use super::{Error, LogName};
+use crate::seal::note::Note;
 use crate::seal::{Checkpoint, Edge, Origin, SignedCheckpoint, TileId};
 use crate::sequencer::{self, Committed, Tree};
 use crate::table::{Table, TableState, Tables, table_of};
@@ -31,17 +31,19 @@ pub struct Logs {
     pub(super) tables: Arc<Tables>,
     keys: Arc<KeyRing>,
     pub(super) schemas: Arc<Schemas>,
-    published: Cache<LogName, Arc<Mutex<Published>>>,
+    published: Cache<LogName, Known>,
 }
 
-/// A log as far as it is published.
-#[derive(Default)]
+/// A log as it is published.
+#[derive(Clone)]
 pub(super) struct Published {
-    /// Its newest tiles; `None` if nobody has looked yet.
-    pub(super) edge: Option<Edge>,
-    /// None before the first leaf.
-    pub(super) checkpoint: Option<Arc<SignedCheckpoint>>,
+    /// Its newest tiles.
+    pub(super) edge: Edge,
+    pub(super) checkpoint: Arc<SignedCheckpoint>,
 }
+
+/// What is known of a published log; nothing, if nobody has looked yet.
+type Known = Arc<Mutex<Option<Published>>>;
 
 impl Logs {
     /// The logs of these tables, signed with the keys of this ring.
@@ -59,35 +61,49 @@ impl Logs {
     ///
     /// # Errors
     /// If table, keys or store are out of reach; and if what is stored does not fit together, which is an alarm.
-    pub async fn publish(
+    pub(super) async fn publish(
         &self,
         log: &LogName,
         news: VecDeque<Committed>,
     ) -> Result<Option<Arc<SignedCheckpoint>>, Error> {
-        let published = self.published(log);
-        let mut published = published.lock().await;
-        self.advance(log, &mut published, news).await?;
-        Ok(published.checkpoint.clone())
+        if !self.has_leaves(log).await? {
+            return Ok(None);
+        }
+        let known = self.known(log);
+        let mut known = known.lock().await;
+        self.advance(log, &mut known, news).await?;
+        let published = known.as_ref();
+        Ok(published.map(|published| Arc::clone(&published.checkpoint)))
     }
 
-    /// The streams of a tenant that have leaves, in records and evidence.
-    ///
-    /// # Errors
-    /// If a table cannot be read.
-    pub async fn of_tenant(&self, tenant: &TenantId, silo: &SiloId) -> Result<Vec<LogName>, Error> {
-        use crate::table::TableKind::{Evidence, Records};
-        let mut logs = Vec::new();
-        for kind in [Records, Evidence] {
-            let state = self.tables.table(tenant, silo, kind).await?.state().await?;
-            let streams = sequencer::streams(&state);
-            let named = streams.filter_map(|stream| catalog::ids::StreamName::parse(stream).ok());
-            logs.extend(named.map(|stream| LogName {
-                tenant: tenant.clone(),
-                silo: silo.clone(),
-                stream,
-            }));
+    /// A log brought up to its table; or as it was, if table, store or keys do not answer.
+    pub(super) async fn newest(&self, log: &LogName) -> Result<Option<Published>, Error> {
+        if !self.has_leaves(log).await? {
+            return Ok(None);
         }
-        Ok(logs)
+        let known = self.known(log);
+        let mut known = known.lock().await;
+        match self.advance(log, &mut known, VecDeque::new()).await {
+            Err(error) if known.is_none() || matches!(error, Error::Tampered { .. }) => {
+                return Err(error);
+            }
+            _ => {}
+        }
+        Ok(known.clone())
+    }
+
+    /// What is at hand of a log, without a look at anything.
+    pub(super) async fn at_hand(&self, log: &LogName) -> Option<Published> {
+        let known = self.published.get(log)?;
+        known.lock().await.clone()
+    }
+
+    /// Whether there is such a log: callers name streams as they like.
+    async fn has_leaves(&self, log: &LogName) -> Result<bool, Error> {
+        let kind = table_of(&log.stream);
+        let table = self.tables.table(&log.tenant, &log.silo, kind).await?;
+        let state = table.state().await?;
+        Ok(sequencer::streams(&state).any(|stream| stream == log.stream.as_str()))
     }
 
     /// The public halves of the keys that sign a tenant's logs.
@@ -115,34 +131,55 @@ impl Logs {
         Ok(Origin::new(origin))
     }
 
-    pub(super) fn published(&self, log: &LogName) -> Arc<Mutex<Published>> {
+    fn known(&self, log: &LogName) -> Known {
         self.published
             .get_with_by_ref(log, || Arc::new(Mutex::default()))
     }
 
-    pub(super) async fn advance(
+    /// Brings what is known of a log up to its table. What does not fit is looked at once more: another process may have
+    /// published, or committed, between two looks.
+    async fn advance(
         &self,
         log: &LogName,
-        published: &mut Published,
+        known: &mut Option<Published>,
         mut news: VecDeque<Committed>,
     ) -> Result<(), Error> {
+        match self.try_to_advance(log, known, &mut news).await {
+            Err(Error::Tampered { .. }) => {
+                *known = None;
+                self.try_to_advance(log, known, &mut news).await
+            }
+            advanced => advanced,
+        }
+    }
+
+    async fn try_to_advance(
+        &self,
+        log: &LogName,
+        known: &mut Option<Published>,
+        news: &mut VecDeque<Committed>,
+    ) -> Result<(), Error> {
+        let objects = Objects::new(&self.tables, log)?;
+        let before = match known {
+            Some(published) => Some(published.clone()),
+            None => self.load(log, &objects).await?,
+        };
+        // The table is looked at after its checkpoint, which is never ahead of it.
         let kind = table_of(&log.stream);
         let table = self.tables.table(&log.tenant, &log.silo, kind).await?;
         let state = table.state().await?;
         let tree = tree_of(&state, log)?;
         let size = tree.frontier().size();
-        let objects = Objects::new(&self.tables, log)?;
-        if size == 0 {
-            return Ok(());
-        }
-        let mut edge = match published.edge.take() {
-            Some(edge) => edge,
-            None => self.load(log, published, &objects, &tree).await?,
+        let mut edge = match &before {
+            Some(published) => published.edge.clone(),
+            None => unpublished(&objects, size).await?,
         };
-        let is_behind = published.checkpoint.is_none() || edge.size() < size;
-        let before = edge.size();
+        if edge.size() > size {
+            return Err(Error::tampered("the table is older than its checkpoint"));
+        }
+        let grown = edge.size() < size;
         while edge.size() < size {
-            let leaves = next_leaves(&table, &state, &edge, size, &mut news, log).await?;
+            let leaves = next_leaves(&table, &state, &edge, size, news, log).await?;
             let mut full = Vec::new();
             let grow = tokio::task::spawn_blocking(move || {
                 leaves
@@ -161,34 +198,25 @@ impl Logs {
                 "the tiles do not make the root of the table",
             ));
         }
-        if is_behind {
-            for (tile, hashes) in edge.tiles() {
-                objects.put_tile(tile, hashes).await?;
-            }
-            let signed = self.signed(log, &state, &tree).await?;
-            objects.put_checkpoint(signed.to_text()).await?;
-            let superseded = published.checkpoint.replace(Arc::new(signed));
-            let before = superseded.map_or(before, |signed| signed.checkpoint().size);
-            for tile in TileId::partial(before) {
-                if !TileId::partial(size).any(|kept| kept == tile) {
-                    objects.discard(tile).await;
+        let checkpoint = match before {
+            Some(published) if !grown => published.checkpoint,
+            before => {
+                for (tile, hashes) in edge.tiles() {
+                    objects.put_tile(tile, hashes).await?;
                 }
+                let signed = Arc::new(self.signed(log, &state, &tree).await?);
+                replace((log, &objects), before.as_ref(), &signed).await?;
+                signed
             }
-        }
-        published.edge = Some(edge);
+        };
+        *known = Some(Published { edge, checkpoint });
         Ok(())
     }
 
-    /// The edge of the log as its newest checkpoint has it.
-    async fn load(
-        &self,
-        log: &LogName,
-        published: &mut Published,
-        objects: &Objects,
-        tree: &Tree,
-    ) -> Result<Edge, Error> {
+    /// The log as its newest checkpoint has it, if there is one.
+    async fn load(&self, log: &LogName, objects: &Objects) -> Result<Option<Published>, Error> {
         let Some(note) = objects.checkpoint().await? else {
-            return Ok(Edge::default());
+            return Ok(None);
         };
         let keys = self.public_keys(log).await?;
         let signed = SignedCheckpoint::verify(&note, &keys)?;
@@ -196,30 +224,29 @@ impl Logs {
         if checkpoint.origin != self.origin(log).await? {
             return Err(Error::tampered("a checkpoint is another log's"));
         }
-        if checkpoint.size > tree.frontier().size() {
-            return Err(Error::tampered("the table is older than its checkpoint"));
-        }
+        let missing = || Error::tampered("a tile is missing");
         let mut tiles = Vec::new();
         for tile in TileId::partial(checkpoint.size) {
             let hashes = match objects.tile(tile).await? {
                 Some(hashes) => Some(hashes),
-                // Another process published meanwhile, and the tile has become full.
+                // It has become full meanwhile.
                 None => objects.tile(tile.full()).await?.map(|mut hashes| {
                     hashes.truncate(tile.width);
                     hashes
                 }),
             };
-            tiles.push(hashes.ok_or(Error::tampered("a tile is missing"))?);
+            tiles.push(hashes.ok_or_else(missing)?);
         }
-        let edge = Edge::of(checkpoint.size, tiles);
-        let edge = edge.ok_or(Error::tampered("a tile is missing"))?;
+        let edge = Edge::of(checkpoint.size, tiles).ok_or_else(missing)?;
         if edge.frontier().root() != checkpoint.root {
             return Err(Error::tampered(
                 "the tiles do not make the root of their checkpoint",
             ));
         }
-        published.checkpoint = Some(Arc::new(signed));
-        Ok(edge)
+        Ok(Some(Published {
+            edge,
+            checkpoint: Arc::new(signed),
+        }))
     }
 
     async fn signed(
@@ -247,6 +274,49 @@ impl Logs {
             .await?;
         Ok(SignedCheckpoint::new(checkpoint, (id, &key), signature)?)
     }
+}
+
+/// Puts a checkpoint in the place of the one before, unless another process has put a newer one there meanwhile. Then
+/// partial tiles go in whose place there is a full one.
+async fn replace(
+    (log, objects): (&LogName, &Objects),
+    before: Option<&Published>,
+    signed: &SignedCheckpoint,
+) -> Result<(), Error> {
+    let size = signed.checkpoint().size;
+    let there = objects.checkpoint().await?;
+    if there.is_none() && before.is_some() {
+        let (tenant, stream) = (&log.tenant, &log.stream);
+        tracing::error!(%tenant, %stream, "a checkpoint was taken away: it is published anew");
+    }
+    let there = there.and_then(|note| Note::parse(&note).ok());
+    let there = there.and_then(|note| Checkpoint::parse(note.text()).ok());
+    if there.is_none_or(|there| there.size < size) {
+        objects.put_checkpoint(signed.to_text()).await?;
+    }
+    let partial = before.map(|published| TileId::partial(published.edge.size()));
+    for tile in partial.into_iter().flatten() {
+        let now = TileId::in_log(tile.level, tile.index, size);
+        if now.is_some_and(|now| now.is_full()) {
+            objects.discard_partial(tile).await;
+        }
+    }
+    Ok(())
+}
+
+/// The edge of a log that has no checkpoint. Its tiles cannot go further than the table, unless both the checkpoint and
+/// the end of the table were taken away.
+async fn unpublished(objects: &Objects, size: u64) -> Result<Edge, Error> {
+    let (tiles, _) = objects.listed().await?;
+    let goes_further = |tile: &TileId| {
+        TileId::in_log(tile.level, tile.index, size).is_none_or(|there| there.width < tile.width)
+    };
+    if tiles.iter().any(goes_further) {
+        return Err(Error::tampered(
+            "a log has tiles beyond its table, and no checkpoint",
+        ));
+    }
+    Ok(Edge::default())
 }
 
 /// What the table says of the log.

@@ -16,7 +16,6 @@ mod publisher;
 mod record;
 mod showing;
 
-use catalog::ids::{SiloId, StreamName, TenantId};
 use catalog::keys::KeyError;
 use catalog::schema;
 
@@ -24,22 +23,12 @@ use crate::seal::Unsigned;
 use crate::sequencer::LaneError;
 use crate::table;
 
+pub use crate::sequencer::LogName;
 pub use audit::{Audit, AuditedLog, Finding};
 pub use logs::Logs;
 pub use prove::ConsistencyProof;
-pub use publisher::Publisher;
+pub use publisher::{Hearing, Publisher};
 pub use record::{Proven, RecordProof, Unproven};
-
-/// The log of one stream of a tenant.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct LogName {
-    /// Whose.
-    pub tenant: TenantId,
-    /// Where.
-    pub silo: SiloId,
-    /// Which stream.
-    pub stream: StreamName,
-}
 
 /// Why a log cannot be published, or something of it not proven.
 #[derive(Debug, thiserror::Error)]

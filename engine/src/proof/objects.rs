@@ -91,16 +91,26 @@ impl Objects {
         self.put(&self.path(tile)?, bytes).await
     }
 
-    /// Removes a partial tile that no checkpoint needs any more. One that stays does no harm.
-    pub(super) async fn discard(&self, tile: TileId) {
+    /// Removes all partial tiles in the place of a full one. Those that stay do no harm.
+    pub(super) async fn discard_partial(&self, tile: TileId) {
         let Ok(path) = self.path(tile) else { return };
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "engine::proof removes partial tiles that it has replaced"
-        )]
-        let deleted = self.store.delete(&path).await;
-        if deleted.is_err() {
-            tracing::debug!("a partial tile stays");
+        let parts: Vec<_> = path.parts().collect();
+        let Some((_, folder)) = parts.split_last() else {
+            return;
+        };
+        let folder = Path::from_iter(folder.iter().cloned());
+        let Ok(listed) = self.store.list(Some(&folder)).try_collect::<Vec<_>>().await else {
+            return;
+        };
+        for object in listed {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "engine::proof removes partial tiles that it has replaced"
+            )]
+            let deleted = self.store.delete(&object.location).await;
+            if deleted.is_err() {
+                tracing::debug!("a partial tile stays");
+            }
         }
     }
 

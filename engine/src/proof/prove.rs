@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::logs::Published;
 use super::objects::Objects;
 use super::record::Hashes;
 use super::{Error, LogName, Logs};
@@ -52,7 +53,8 @@ impl ConsistencyProof {
         let path = self.path.hashes();
         is_about
             && verify_consistency((old.size, &old.root), (new.size, &new.root), path)
-            && old.table_version <= new.table_version
+            // Of one version of a table there is one checkpoint.
+            && (old.table_version < new.table_version || old == new)
     }
 }
 
@@ -70,7 +72,8 @@ impl Logs {
     /// # Errors
     /// As [`Self::publish`].
     pub async fn checkpoint(&self, log: &LogName) -> Result<Option<Arc<SignedCheckpoint>>, Error> {
-        self.publish(log, Default::default()).await
+        let newest = self.newest(log).await?;
+        Ok(newest.map(|published| published.checkpoint))
     }
 
     /// The bytes of a tile; `None` where there is none of that width yet.
@@ -78,14 +81,24 @@ impl Logs {
     /// # Errors
     /// As [`Self::publish`], and if the store fails.
     pub async fn tile(&self, log: &LogName, tile: TileId) -> Result<Option<Bytes>, Error> {
-        let Some(mut prover) = self.prover(log).await? else {
+        let covers = |published: &Published| {
+            let size = published.checkpoint.checkpoint().size;
+            TileId::in_log(tile.level, tile.index, size).filter(|there| there.width >= tile.width)
+        };
+        // A tile that is there does not change.
+        let at_hand = self
+            .at_hand(log)
+            .await
+            .filter(|published| covers(published).is_some());
+        let published = match at_hand {
+            Some(published) => Some(published),
+            None => self.newest(log).await?,
+        };
+        let there = published.and_then(|published| Some((covers(&published)?, published)));
+        let Some((there, published)) = there else {
             return Ok(None);
         };
-        let size = prover.checkpoint.checkpoint().size;
-        let there = TileId::in_log(tile.level, tile.index, size);
-        let Some(there) = there.filter(|there| there.width >= tile.width) else {
-            return Ok(None);
-        };
+        let mut prover = self.prover_of(log, published)?;
         let hashes = prover.tile(there).await?;
         let hashes = hashes.get(..tile.width).unwrap_or_default();
         Ok(Some(Bytes::copy_from_slice(hashes.as_flattened())))
@@ -127,21 +140,21 @@ impl Logs {
 
     /// The newest checkpoint, and what it takes to prove something of it.
     pub(super) async fn prover(&self, log: &LogName) -> Result<Option<Prover>, Error> {
-        let published = self.published(log);
-        let mut published = published.lock().await;
-        self.advance(log, &mut published, Default::default())
-            .await?;
-        let (Some(checkpoint), Some(edge)) = (&published.checkpoint, &published.edge) else {
-            return Ok(None);
-        };
-        Ok(Some(Prover {
+        let published = self.newest(log).await?;
+        published
+            .map(|published| self.prover_of(log, published))
+            .transpose()
+    }
+
+    fn prover_of(&self, log: &LogName, published: Published) -> Result<Prover, Error> {
+        let tiles = published.edge.tiles();
+        Ok(Prover {
             objects: Objects::new(&self.tables, log)?,
-            checkpoint: Arc::clone(checkpoint),
-            tiles: edge
-                .tiles()
+            tiles: tiles
                 .map(|(tile, hashes)| (tile, hashes.to_vec()))
                 .collect(),
-        }))
+            checkpoint: published.checkpoint,
+        })
     }
 }
 

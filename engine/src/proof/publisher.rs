@@ -1,17 +1,19 @@
 //! Publishes logs after their commits: soon, but not each of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
-use tokio::sync::{Notify, mpsc};
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 
 use super::{Error, LogName, Logs};
-use crate::sequencer::Committed;
+use crate::sequencer::{Committed, Feed, Heard};
 
 /// How long commits are gathered before their logs are published.
 const AGE: Duration = Duration::from_secs(1);
@@ -19,10 +21,26 @@ const AGE: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(10);
 /// Logs that are published at once.
 const AT_ONCE: usize = 4;
-/// Leaves of one log that are kept for it; the others are read from their rows.
+/// Leaves of all logs that are kept for them, 32 bytes each; the others are read from their rows.
 const LEAVES_MAX: usize = 1 << 20;
-/// News that may wait to be taken.
-const NEWS_MAX: usize = 256;
+
+/// Where a publisher hears what lanes commit.
+pub struct Hearing(Heard);
+
+impl Hearing {
+    /// A feed for lanes, and where it is heard.
+    #[must_use]
+    pub fn new() -> (Feed, Self) {
+        let (feed, heard) = Feed::new();
+        (feed, Self(heard))
+    }
+}
+
+impl fmt::Debug for Hearing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hearing").finish_non_exhaustive()
+    }
+}
 
 /// Publishes what lanes commit, until it is told to finish.
 pub struct Publisher {
@@ -32,36 +50,50 @@ pub struct Publisher {
 
 struct Task {
     logs: Arc<Logs>,
-    news: mpsc::Receiver<Committed>,
+    heard: Heard,
     stop: Arc<Notify>,
+    grown: Grown,
+    running: FuturesUnordered<BoxFuture<'static, (LogName, bool)>>,
+    /// Logs that are being published.
+    busy: HashSet<LogName>,
+    /// Logs that are left alone until then.
+    failed: HashMap<LogName, Instant>,
 }
 
-/// Logs that have grown.
-type Grown = HashMap<LogName, VecDeque<Committed>>;
+/// Logs that have grown, and the leaves at hand.
+#[derive(Default)]
+struct Grown {
+    logs: HashMap<LogName, VecDeque<Committed>>,
+    leaves: usize,
+}
 
 impl Publisher {
     /// Publishes these logs from now on, where this is called; lanes tell it what they commit.
     #[must_use]
-    pub fn start(logs: Arc<Logs>) -> (Self, mpsc::Sender<Committed>) {
-        let (tell, news) = mpsc::channel(NEWS_MAX);
+    pub fn start(logs: Arc<Logs>, heard: Hearing) -> Self {
         let stop = Arc::new(Notify::new());
         let task = Task {
             logs,
-            news,
+            heard: heard.0,
             stop: Arc::clone(&stop),
+            grown: Grown::default(),
+            running: FuturesUnordered::new(),
+            busy: HashSet::new(),
+            failed: HashMap::new(),
         };
         let task = Mutex::new(Some(tokio::spawn(task.run())));
-        (Self { stop, task }, tell)
+        Self { stop, task }
     }
 
     /// Publishes what it was told of until now, and ends; at `end` at the latest.
     pub async fn finish(&self, end: Instant) {
         self.stop.notify_one();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        let task = { task }.take();
-        if let Some(task) = task
-            && timeout_at(end, task).await.is_err()
-        {
+        let Some(mut task) = { task }.take() else {
+            return;
+        };
+        if timeout_at(end, &mut task).await.is_err() {
+            task.abort();
             tracing::warn!("some logs are published later");
         }
     }
@@ -69,71 +101,87 @@ impl Publisher {
 
 impl Task {
     async fn run(mut self) {
-        let mut grown = Grown::new();
-        let mut failed: HashMap<LogName, Instant> = HashMap::new();
-        let mut due = Instant::now();
+        let mut tick = tokio::time::interval(AGE);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                news = self.news.recv() => {
+                news = self.heard.commits.recv() => {
                     let Some(news) = news else { break };
-                    if grown.is_empty() {
-                        due = Instant::now() + AGE;
-                    }
-                    note(&mut grown, news);
+                    self.grown.note(news);
                 }
-                () = tokio::time::sleep_until(due), if !grown.is_empty() => {
-                    let now = Instant::now();
-                    failed.retain(|_, until| *until > now);
-                    let (later, ready) = std::mem::take(&mut grown)
-                        .into_iter()
-                        .partition::<Grown, _>(|(log, _)| failed.contains_key(log));
-                    grown = later;
-                    for log in self.publish(ready).await {
-                        failed.insert(log.clone(), now + AGAIN);
-                        grown.insert(log, VecDeque::new());
-                    }
-                    due = Instant::now() + AGE;
-                }
+                Some((log, published)) = self.running.next() => self.done(log, published),
+                _ = tick.tick() => self.begin(),
                 () = self.stop.notified() => break,
             }
         }
-        while let Ok(news) = self.news.try_recv() {
-            note(&mut grown, news);
+        while let Ok(news) = self.heard.commits.try_recv() {
+            self.grown.note(news);
         }
-        self.publish(grown).await;
+        self.failed.clear();
+        self.begin();
+        while let Some((log, _)) = self.running.next().await {
+            // One that failed is tried again by whoever opens the log next.
+            self.busy.remove(&log);
+            self.begin();
+        }
     }
 
-    /// Publishes these logs, and gives those that could not be.
-    async fn publish(&self, grown: Grown) -> Vec<LogName> {
-        let publishing: Vec<_> = grown
-            .into_iter()
-            .map(|(log, news)| async move {
-                let error = self.logs.publish(&log, news).await.err()?;
-                complain(&log, &error);
-                Some(log)
-            })
+    /// Begins to publish what has grown, so many at once.
+    fn begin(&mut self) {
+        for log in self.heard.grown() {
+            self.grown.logs.entry(log).or_default();
+        }
+        let now = Instant::now();
+        self.failed.retain(|_, until| *until > now);
+        let is_free = |log: &&LogName| !self.busy.contains(*log) && !self.failed.contains_key(*log);
+        let room = AT_ONCE.saturating_sub(self.running.len());
+        let due: Vec<_> = self
+            .grown
+            .logs
+            .keys()
+            .filter(is_free)
+            .take(room)
+            .cloned()
             .collect();
-        stream::iter(publishing)
-            .buffer_unordered(AT_ONCE)
-            .filter_map(futures::future::ready)
-            .collect()
-            .await
+        for log in due {
+            let news = self.grown.take(&log);
+            self.busy.insert(log.clone());
+            let logs = Arc::clone(&self.logs);
+            self.running.push(
+                async move {
+                    let published = logs.publish(&log, news).await;
+                    let published = published.inspect_err(|error| complain(&log, error));
+                    (log, published.is_ok())
+                }
+                .boxed(),
+            );
+        }
+    }
+
+    fn done(&mut self, log: LogName, published: bool) {
+        self.busy.remove(&log);
+        if !published {
+            self.failed.insert(log.clone(), Instant::now() + AGAIN);
+            self.grown.logs.entry(log).or_default();
+        }
     }
 }
 
-fn note(grown: &mut Grown, news: Committed) {
-    let log = LogName {
-        tenant: news.tenant.clone(),
-        silo: news.silo.clone(),
-        stream: news.stream.clone(),
-    };
-    let waiting = grown.entry(log).or_default();
-    let leaves: usize = waiting.iter().map(|news| news.leaves.len()).sum();
-    if leaves + news.leaves.len() <= LEAVES_MAX {
-        waiting.push_back(news);
-    } else {
-        // With a gap the rest is of no use either.
-        waiting.clear();
+impl Grown {
+    fn note(&mut self, news: Committed) {
+        let count = news.leaves.len();
+        let waiting = self.logs.entry(news.log.clone()).or_default();
+        // Without room the log's rows are read; and with a gap what came after is of no use.
+        if self.leaves + count <= LEAVES_MAX {
+            self.leaves += count;
+            waiting.push_back(news);
+        }
+    }
+
+    fn take(&mut self, log: &LogName) -> VecDeque<Committed> {
+        let news = self.logs.remove(log).unwrap_or_default();
+        self.leaves -= news.iter().map(|news| news.leaves.len()).sum::<usize>();
+        news
     }
 }
 

@@ -189,11 +189,9 @@ impl<F: Freight> Flusher<'_, F> {
             }
         }
         let at = self.append(commit).await?;
+        self.tell(&commit.prepared.leaves, &at);
         let at = match &at {
-            Appended::At(version, firsts) => {
-                self.tell(&commit.prepared.leaves, firsts);
-                StoredAt::Version(*version)
-            }
+            Appended::At(version, _) => StoredAt::Version(*version),
             Appended::Before(state) => StoredAt::Before(state),
         };
         self.freight
@@ -271,18 +269,23 @@ impl<F: Freight> Flusher<'_, F> {
         Err(Fault::Later(LaneError::Unavailable))
     }
 
-    /// Tells whoever publishes the logs. Who misses it reads the rows.
-    fn tell(&self, leaves: &[Leaves], firsts: &[i64]) {
-        let berth = &self.opened.berth;
-        for (leaves, first) in leaves.iter().zip(firsts) {
-            let committed = Committed {
-                tenant: berth.tenant.clone(),
-                silo: berth.silo.clone(),
-                stream: leaves.stream.clone(),
-                first: u64::try_from(*first).unwrap_or(0),
-                leaves: leaves.hashes.clone(),
-            };
-            let _ = self.sequencer.committed.try_send(committed);
+    /// Tells whoever publishes the logs.
+    fn tell(&self, leaves: &[Leaves], at: &Appended) {
+        let (feed, berth) = (&self.sequencer.feed, &self.opened.berth);
+        match at {
+            Appended::At(_, firsts) => {
+                for (leaves, first) in leaves.iter().zip(firsts) {
+                    feed.tell(Committed {
+                        log: berth.log(&leaves.stream),
+                        first: u64::try_from(*first).unwrap_or(0),
+                        leaves: leaves.hashes.clone(),
+                    });
+                }
+            }
+            Appended::Before(_) => {
+                let streams = leaves.iter().map(|leaves| &leaves.stream);
+                streams.for_each(|stream| feed.tell_grown(berth.log(stream)));
+            }
         }
     }
 

@@ -12,6 +12,7 @@
 //!
 //! What differs between records, evidence and quarantine is their [`Freight`].
 
+mod feed;
 mod flush;
 mod journal;
 mod lane;
@@ -22,8 +23,10 @@ mod rebuild;
 mod recover;
 mod tree;
 
+pub(crate) use self::feed::{Committed, Heard};
+pub use self::feed::{Feed, LogName};
 pub(crate) use self::rebuild::leaves;
-pub(crate) use self::tree::streams;
+pub(crate) use self::tree::{said, streams};
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -38,7 +41,6 @@ use catalog::keys::KeyRing;
 use catalog::node::Standing;
 use catalog::tenant::Registry;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 
 use crate::seal::Hash;
 use crate::table::{self, Table, TableKind, TableState, Tables};
@@ -134,6 +136,15 @@ pub(crate) struct Berth {
 }
 
 impl Berth {
+    /// The log of a stream.
+    fn log(&self, stream: &StreamName) -> LogName {
+        LogName {
+            tenant: self.tenant.clone(),
+            silo: self.silo.clone(),
+            stream: stream.clone(),
+        }
+    }
+
     /// The log of a stream as `state` has it.
     pub(crate) async fn tree(
         &self,
@@ -254,17 +265,6 @@ pub(crate) struct Leaves {
     pub(crate) group: Option<Hash>,
 }
 
-/// Leaves that a commit has brought into a log.
-#[derive(Debug)]
-pub struct Committed {
-    pub(crate) tenant: TenantId,
-    pub(crate) silo: SiloId,
-    pub(crate) stream: StreamName,
-    /// The first one's number.
-    pub(crate) first: u64,
-    pub(crate) leaves: Vec<Hash>,
-}
-
 /// Since when rows are in the table.
 pub(crate) enum StoredAt<'a> {
     Version(u64),
@@ -283,7 +283,7 @@ pub struct Sequencer {
     settings: Settings,
     runtime: Handle,
     /// Who publishes logs.
-    committed: mpsc::Sender<Committed>,
+    feed: Feed,
     /// Tables that are not written, and why.
     shut: Mutex<BTreeMap<(TenantId, &'static str), LaneError>>,
     /// How far lanes of this process that have ended got.
@@ -300,7 +300,7 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
     pub ids: Arc<RecordIds>,
-    pub committed: mpsc::Sender<Committed>,
+    pub feed: Feed,
 }
 
 impl Sequencer {
@@ -315,7 +315,7 @@ impl Sequencer {
             clock,
             random,
             ids,
-            committed,
+            feed,
         } = parts;
         Self {
             tables,
@@ -327,7 +327,7 @@ impl Sequencer {
             journal: log.map(|(wal, standing)| Journal::new(wal, standing)),
             settings,
             runtime: Handle::current(),
-            committed,
+            feed,
             shut: Mutex::default(),
             reached: Mutex::default(),
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic;
 use std::time::Duration;
 
+use catalog::ids::StreamName;
 use catalog::keys::KeyError;
 use catalog::tenant;
 use tokio::time::Instant;
@@ -135,6 +136,10 @@ impl<F: Freight> Lane<F> {
         let state = fenced(&berth, fence).await?;
         for stream in tree::streams(&state) {
             berth.tree(&state, stream).await?;
+            // An earlier process may have committed and not come to publish it.
+            if let Ok(stream) = StreamName::parse(stream) {
+                sequencer.feed.tell_grown(berth.log(&stream));
+            }
         }
         if let Some(id) = tree::last_id(&state) {
             sequencer.ids.observe(&self.tenant, id);

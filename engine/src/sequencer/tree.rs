@@ -79,6 +79,13 @@ pub(super) fn note_fence(fence: i64, notes: &mut Notes) {
     notes.txns.push((FENCE.to_owned(), fence));
 }
 
+/// How many leaves a table counts in a stream, and what its commits said last of the tree over them.
+pub(crate) fn said(state: &TableState, stream: &str) -> (u64, Option<Value>) {
+    let size = state.txn(&log_app_id(stream)).unwrap_or(0);
+    let note = state.info(&tree_key(stream)).cloned();
+    (u64::try_from(size).unwrap_or(0), note)
+}
+
 fn tree_key(stream: &str) -> String {
     format!("th.tree:{stream}")
 }

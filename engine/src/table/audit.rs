@@ -160,8 +160,17 @@ impl Auditor {
         };
         let plan = match table.scan(Arc::clone(&only), request).await {
             Ok(plan) => plan,
-            Err(Error::Tampered { what }) => return fault(what),
-            Err(error) => return Err(error),
+            Err(Error::Unavailable { what, source }) => {
+                return Err(Error::Unavailable { what, source });
+            }
+            Err(Error::KeyUnavailable(error)) if error.is_outage() => {
+                return Err(Error::KeyUnavailable(error));
+            }
+            Err(Error::KeyUnavailable(_)) => {
+                return fault("the key that it names is not to be had");
+            }
+            Err(Error::Tampered { what } | Error::Malformed { what }) => return fault(what),
+            Err(Error::Conflict) => return fault("it cannot be read"),
         };
         match collect(plan, Arc::new(TaskContext::default())).await {
             Ok(batches) => Ok(Ok(batches)),

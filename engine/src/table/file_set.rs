@@ -5,26 +5,26 @@
 //! values of `stream, ingest_date, retention_class`, and numRecords. lp is the length in bytes as 4 bytes, then the bytes;
 //! integers are little endian.
 
+use std::sync::Arc;
+
 use sha2::{Digest as _, Sha256};
 
-use super::index::TableState;
+use super::index::DataFile;
 
-impl TableState {
-    /// The digest of the table's files. Costs a walk over all of them.
-    pub(crate) fn file_set_root(&self) -> [u8; 32] {
-        let mut files: Vec<_> = self.files().collect();
-        files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
-        let mut digest = Sha256::new();
-        for file in files {
-            prefixed(&mut digest, &file.path);
-            prefixed(&mut digest, &file.sha256);
-            for value in &file.partition.0 {
-                prefixed(&mut digest, value);
-            }
-            digest.update(file.count().to_le_bytes());
+/// The digest of these files.
+pub(super) fn root<'f>(files: impl Iterator<Item = &'f Arc<DataFile>>) -> [u8; 32] {
+    let mut files: Vec<_> = files.collect();
+    files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+    let mut digest = Sha256::new();
+    for file in files {
+        prefixed(&mut digest, &file.path);
+        prefixed(&mut digest, &file.sha256);
+        for value in &file.partition.0 {
+            prefixed(&mut digest, value);
         }
-        digest.finalize().into()
+        digest.update(file.count().to_le_bytes());
     }
+    digest.finalize().into()
 }
 
 fn prefixed(digest: &mut Sha256, text: &str) {

@@ -169,6 +169,8 @@ pub struct TableState {
     metadata: Metadata,
     files: Files,
     txns: HashMap<String, i64>,
+    /// The digest of the files, once somebody asked for it.
+    file_set: OnceLock<[u8; 32]>,
     /// The leaves of all logs together, as the entries say; `None` when the rows of this table are no leaves.
     leaves: Option<i128>,
     info: HashMap<String, Value>,
@@ -217,6 +219,7 @@ impl TableState {
         files.add(new);
         Self {
             files,
+            file_set: OnceLock::new(),
             ..self.clone()
         }
     }
@@ -227,6 +230,7 @@ impl TableState {
         files.add(vec![Arc::clone(file)]);
         Self {
             files,
+            file_set: OnceLock::new(),
             ..self.clone()
         }
     }
@@ -238,6 +242,13 @@ impl TableState {
 
     pub(crate) fn files(&self) -> impl Iterator<Item = &Arc<DataFile>> {
         self.files.iter()
+    }
+
+    /// The digest of the table's files, made once for each state.
+    pub(crate) fn file_set_root(&self) -> [u8; 32] {
+        *self
+            .file_set
+            .get_or_init(|| super::file_set::root(self.files()))
     }
 
     pub(crate) fn metadata(&self) -> &Metadata {
@@ -265,6 +276,7 @@ impl TableState {
             schema: schema_of(&metadata)?,
             metadata,
             files: Files::default(),
+            file_set: OnceLock::new(),
             txns: HashMap::new(),
             leaves: None,
             info: HashMap::new(),
@@ -275,6 +287,7 @@ impl TableState {
 
     pub(super) fn apply(&mut self, version: u64, entry: &Read) -> Result<(), Error> {
         self.log_digest = entry.digest(&self.log_digest);
+        self.file_set = OnceLock::new();
         let mut added = Vec::new();
         let mut removed = HashSet::new();
         let leaves_before = self.leaves.unwrap_or(0);

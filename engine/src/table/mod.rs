@@ -239,8 +239,24 @@ impl Table {
         schema: &SchemaRef,
     ) -> Result<Self, Error> {
         let log = Log::new(silo.store(), name.root());
-        let state = index::load(&log).await?;
-        published::check(&silo.store(), &name, state.as_ref()).await?;
+        let mut state = index::load(&log).await?;
+        let mut seen = None;
+        while published::is_behind(&silo.store(), &name, state.as_ref()).await? {
+            let version = state.as_ref().map(|state| state.version);
+            if seen == Some(version) {
+                return Err(Error::Tampered {
+                    what: "the table is older than its published checkpoint",
+                });
+            }
+            seen = Some(version);
+            state = match state {
+                Some(state) => {
+                    let newer = index::refresh(&log, Arc::new(state)).await?;
+                    Some(Arc::unwrap_or_clone(newer))
+                }
+                None => index::load(&log).await?,
+            };
+        }
         let state = match state {
             Some(state) => state,
             None => {

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use catalog::ids::{SiloId, StreamName, TenantId};
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
@@ -21,6 +22,8 @@ use super::{Error, Tables, log};
 use crate::seal::Checkpoint;
 use crate::seal::note::Note;
 
+/// Checkpoints that are read at once when a table is opened.
+const READS_AT_ONCE: usize = 16;
 /// The name of the newest checkpoint below its log.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 
@@ -65,37 +68,53 @@ async fn streams(
         .collect())
 }
 
-/// Refuses a table that is behind one of its checkpoints, and to make one anew where there are any.
-pub(super) async fn check(
+/// Whether a table is behind one of its checkpoints. Where it is, it is looked at again: somebody may have committed, and
+/// published, since it was read.
+pub(super) async fn is_behind(
     store: &Arc<dyn ObjectStore>,
     table: &TableName,
     state: Option<&TableState>,
-) -> Result<(), Error> {
-    for stream in streams(store, &table.tenant).await? {
-        if table_of(&stream) != table.kind {
-            continue;
-        }
-        let folder = log_folder(&table.tenant, &stream);
-        let checkpoint = match store.get(&folder.join(CHECKPOINT)).await {
-            Ok(found) => found.bytes().await.map_err(log::unavailable)?,
-            Err(object_store::Error::NotFound { .. }) => continue,
-            Err(error) => return Err(log::unavailable(error)),
-        };
-        let note = Note::parse(&checkpoint).ok();
-        let checkpoint = note.and_then(|note| Checkpoint::parse(note.text()).ok());
-        let Some(checkpoint) = checkpoint else {
-            // No more is lost by it than by one that was deleted. Who publishes says so too, and goes no further.
-            tracing::error!(tenant = %table.tenant, %stream, "a published checkpoint is none");
+) -> Result<bool, Error> {
+    let streams = streams(store, &table.tenant).await?;
+    let reading: Vec<_> = streams
+        .into_iter()
+        .filter(|stream| table_of(stream) == table.kind)
+        .map(|stream| async move {
+            let found = checkpoint(store, table, &stream).await?;
+            Ok::<_, Error>(found.map(|checkpoint| (stream, checkpoint)))
+        })
+        .collect();
+    let mut reading = stream::iter(reading).buffer_unordered(READS_AT_ONCE);
+    while let Some(found) = reading.try_next().await? {
+        let Some((stream, checkpoint)) = found else {
             continue;
         };
         let leaves = state.and_then(|state| state.txn(&format!("{TREE_SIZE}{stream}")));
         let leaves = u64::try_from(leaves.unwrap_or(0)).unwrap_or(0);
         let version = state.map_or(0, |state| state.version);
         if checkpoint.size > leaves || checkpoint.table_version > version {
-            return Err(Error::Tampered {
-                what: "the table is older than its published checkpoint",
-            });
+            return Ok(true);
         }
     }
-    Ok(())
+    Ok(false)
+}
+
+async fn checkpoint(
+    store: &Arc<dyn ObjectStore>,
+    table: &TableName,
+    stream: &StreamName,
+) -> Result<Option<Checkpoint>, Error> {
+    let path = log_folder(&table.tenant, stream).join(CHECKPOINT);
+    let note = match store.get(&path).await {
+        Ok(found) => found.bytes().await.map_err(log::unavailable)?,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(log::unavailable(error)),
+    };
+    let note = Note::parse(&note).ok();
+    let checkpoint = note.and_then(|note| Checkpoint::parse(note.text()).ok());
+    if checkpoint.is_none() {
+        // No more is lost by it than by one that was deleted. Who publishes says so too, and goes no further.
+        tracing::error!(tenant = %table.tenant, %stream, "a published checkpoint is none");
+    }
+    Ok(checkpoint)
 }

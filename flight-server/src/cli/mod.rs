@@ -147,6 +147,9 @@ pub enum Error {
     /// Receipts.
     #[error(transparent)]
     Receipt(#[from] receipt::Error),
+    /// What kept a check from being made.
+    #[error(transparent)]
+    Unchecked(Box<Error>),
     /// Proofs.
     #[error(transparent)]
     Verify(#[from] verify::Error),
@@ -163,8 +166,8 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Verify(error) if error.is_verdict() => 1,
-            Self::Verify(_) | Self::File(..) => UNCHECKED,
+            Self::Verify(error) if !error.is_verdict() => UNCHECKED,
+            Self::File(..) | Self::Unchecked(_) => UNCHECKED,
             _ => 1,
         }
     }
@@ -197,7 +200,13 @@ impl Cli {
             Verb::Key(arguments) => key::run(config?, arguments).await,
             // Whoever checks an answer need not have any of our settings.
             Verb::Receipt(arguments) => receipt::run(&arguments),
-            Verb::Verify(arguments) => Box::pin(verify::run(config, &arguments)).await,
+            Verb::Verify(arguments) => {
+                let done = Box::pin(verify::run(config, &arguments)).await;
+                done.map_err(|error| match error {
+                    error @ (Error::Verify(_) | Error::Receipt(_)) => error,
+                    other => Error::Unchecked(Box::new(other)),
+                })
+            }
             Verb::Sql(arguments) => sql::run(config?, &arguments).await,
         }
     }

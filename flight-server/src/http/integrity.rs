@@ -157,6 +157,9 @@ async fn proven(listener: &Listener, caller: &Admitted, id: &str) -> Result<Reco
     let id = RecordId::parse(id).map_err(|_| no_record())?;
     let found = listener.service.logs.record(&permit, id).await?;
     let proof = found.ok_or_else(no_record)?;
+    // A record leaves here, so evidence says which.
+    let basis = vec![format!("Record.{id}")];
+    gate.note(&permit, "Record.Proven", basis).await?;
     permit.evidence_durable().await?;
     Ok(proof)
 }

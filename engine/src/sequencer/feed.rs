@@ -1,0 +1,97 @@
+//! What lanes tell whoever publishes logs: the leaves of a commit if there is room for them, and at least that a log has
+//! grown.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use catalog::ids::{SiloId, StreamName, TenantId};
+use tokio::sync::mpsc;
+
+use crate::seal::Hash;
+
+/// Commits that may wait to be taken.
+const COMMITS_MAX: usize = 64;
+
+/// The log of one stream of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LogName {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Where.
+    pub silo: SiloId,
+    /// Which stream.
+    pub stream: StreamName,
+}
+
+/// Leaves that a commit has brought into a log.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    pub(crate) log: LogName,
+    /// The first one's number.
+    pub(crate) first: u64,
+    pub(crate) leaves: Vec<Hash>,
+}
+
+/// Where lanes tell it.
+#[derive(Clone)]
+pub struct Feed {
+    commits: mpsc::Sender<Committed>,
+    grown: Arc<Mutex<HashSet<LogName>>>,
+}
+
+/// Where it is heard.
+pub(crate) struct Heard {
+    pub(crate) commits: mpsc::Receiver<Committed>,
+    grown: Arc<Mutex<HashSet<LogName>>>,
+}
+
+impl Feed {
+    /// A feed that nobody hears.
+    #[must_use]
+    pub fn unheard() -> Self {
+        Self::new().0
+    }
+
+    pub(crate) fn new() -> (Self, Heard) {
+        let (commits, taken) = mpsc::channel(COMMITS_MAX);
+        let grown = Arc::new(Mutex::default());
+        let heard = Heard {
+            commits: taken,
+            grown: Arc::clone(&grown),
+        };
+        (Self { commits, grown }, heard)
+    }
+
+    /// Tells of a commit; never waits.
+    pub(super) fn tell(&self, committed: Committed) {
+        use mpsc::error::TrySendError::{Closed, Full};
+        match self.commits.try_send(committed) {
+            Ok(()) | Err(Closed(_)) => {}
+            Err(Full(committed)) => self.tell_grown(committed.log),
+        }
+    }
+
+    /// Tells that a log may have leaves that are not published.
+    pub(super) fn tell_grown(&self, log: LogName) {
+        if self.commits.is_closed() {
+            return;
+        }
+        let mut grown = self.grown.lock().unwrap_or_else(PoisonError::into_inner);
+        grown.insert(log);
+    }
+}
+
+impl Heard {
+    /// The logs that have grown by leaves which nobody brought.
+    pub(crate) fn grown(&self) -> HashSet<LogName> {
+        let mut grown = self.grown.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *grown)
+    }
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed").finish_non_exhaustive()
+    }
+}
