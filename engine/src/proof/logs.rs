@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use catalog::keys::{KeyRing, PublicKeys, TenantSecret};
 use catalog::schema::Schemas;
+use futures::{StreamExt, TryStreamExt, stream};
 use moka::sync::Cache;
 use tokio::sync::Mutex;
 
@@ -23,6 +24,8 @@ use crate::table::{Table, TableState, Tables, table_of};
 
 /// Logs whose edge is at hand.
 const LOGS_MAX: u64 = 4_096;
+/// Tiles of a log that are stored at once.
+const PUTS_AT_ONCE: usize = 8;
 /// Leaves that are read from the rows at a time.
 const LEAVES_AT_ONCE: i64 = 1 << 20;
 
@@ -189,9 +192,14 @@ impl Logs {
             });
             let (grown, full) = grow.await.map_err(|_| Error::tampered("hashing stopped"))?;
             edge = grown;
-            for (tile, hashes) in &full {
-                objects.put_tile(*tile, hashes).await?;
-            }
+            let puts: Vec<_> = full
+                .iter()
+                .map(|(tile, hashes)| objects.put_tile(*tile, hashes))
+                .collect();
+            stream::iter(puts)
+                .buffer_unordered(PUTS_AT_ONCE)
+                .try_collect::<()>()
+                .await?;
         }
         if edge.frontier() != *tree.frontier() {
             return Err(Error::tampered(
