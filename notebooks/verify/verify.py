@@ -269,8 +269,9 @@ def verify_consistency(new: Checkpoint, old: Checkpoint, proof: bytes) -> None:
     require(form == "trailhouse-consistency-1", f"{what}: is of another format")
     require(old.origin == new.origin == origin, "checkpoints and proof are of different logs")
     require((begin, end) == (old.size, new.size), f"{what}: is about other sizes than those of the checkpoints")
-    require(old.size <= new.size and old.table_version <= new.table_version, "the newer checkpoint is the older one")
-    require(old.table_version < new.table_version or old == new, "two checkpoints of one table version differ")
+    require(old.table_version != new.table_version or old == new, "two checkpoints of one table version differ")
+    in_order = old.size == new.size or old.size < new.size and old.table_version < new.table_version
+    require(in_order, "the newer checkpoint is the older one")
     hashes, roots = parse_hashes(path), (old.root, new.root)
     found = consistency_roots(old.size, new.size, hashes, old.root) if old.size else (EMPTY_ROOT, new.root)
     require(found == roots and (old.size or not hashes), "the newer log does not begin with the older one")

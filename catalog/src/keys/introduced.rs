@@ -8,7 +8,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64URL};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{PublicKeys, SigningKeyId, push_prefixed, signed_by};
 use crate::clock::Timestamp;
@@ -22,6 +22,7 @@ const DOMAIN: &[u8] = b"trailhouse signing key 1\0";
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Introduction {
     format: String,
+    #[serde(deserialize_with = "stored_tenant")]
     tenant: TenantId,
     silo: SiloId,
     key: SigningKeyId,
@@ -31,7 +32,18 @@ pub struct Introduction {
     signature: String,
 }
 
+/// The system tenant has keys too, though no name that anybody may send.
+fn stored_tenant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TenantId, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    TenantId::from_stored(&text).map_err(serde::de::Error::custom)
+}
+
 impl Introduction {
+    /// Whether it is about this key.
+    pub(super) fn is_of(&self, key: &SigningKeyId) -> bool {
+        self.key == *key
+    }
+
     pub(super) fn unsigned(
         (tenant, silo): (&TenantId, &SiloId),
         (key, public): (&SigningKeyId, &[u8; 32]),
@@ -162,6 +174,19 @@ mod tests {
         assert_eq!(read, new);
         let broken = keys(&[1, 2, 3], all[..1].to_vec());
         assert_eq!(strangers(&keys(&[1], vec![]), &broken), [id(2), id(3)]);
+    }
+
+    #[test]
+    fn the_system_tenants_statements_are_read_back() {
+        let statement = Introduction {
+            tenant: TenantId::system(),
+            ..introduction(1, 2)
+        };
+        let text = serde_json::to_string(&statement).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Introduction>(&text).unwrap(),
+            statement
+        );
     }
 
     #[test]

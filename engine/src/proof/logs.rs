@@ -17,7 +17,6 @@ use tokio::sync::Mutex;
 
 use super::objects::Objects;
 use super::{Error, LogName};
-use crate::seal::note::Note;
 use crate::seal::{Checkpoint, Edge, Origin, SignedCheckpoint, TileId};
 use crate::sequencer::{self, Committed, Tree};
 use crate::table::{Table, TableState, Tables, table_of};
@@ -213,7 +212,8 @@ impl Logs {
                     objects.put_tile(tile, hashes).await?;
                 }
                 let signed = Arc::new(self.signed(log, &state, &tree).await?);
-                replace((log, &objects), before.as_ref(), &signed).await?;
+                let keys = self.public_keys(log).await?;
+                replace((log, &objects), before.as_ref(), &signed, &keys).await?;
                 signed
             }
         };
@@ -290,6 +290,7 @@ async fn replace(
     (log, objects): (&LogName, &Objects),
     before: Option<&Published>,
     signed: &SignedCheckpoint,
+    keys: &PublicKeys,
 ) -> Result<(), Error> {
     let size = signed.checkpoint().size;
     let there = objects.checkpoint().await?;
@@ -297,9 +298,16 @@ async fn replace(
         let (tenant, stream) = (&log.tenant, &log.stream);
         tracing::error!(%tenant, %stream, "a checkpoint was taken away: it is published anew");
     }
-    let there = there.and_then(|note| Note::parse(&note).ok());
-    let there = there.and_then(|note| Checkpoint::parse(note.text()).ok());
-    if there.is_none_or(|there| there.size < size) {
+    let is_newer = match there.map(|note| SignedCheckpoint::verify(&note, keys)) {
+        Some(Ok(there)) => there.checkpoint().size >= size,
+        Some(Err(error)) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(tenant = %log.tenant, stream = %log.stream, error, "a checkpoint was changed: it is published anew");
+            false
+        }
+        None => false,
+    };
+    if !is_newer {
         objects.put_checkpoint(signed.to_text()).await?;
     }
     let partial = before.map(|published| TileId::partial(published.edge.size()));

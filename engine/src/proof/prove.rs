@@ -2,7 +2,7 @@
 //!
 //! That a log has only grown is `{"format": "trailhouse-consistency-1", "origin": "<of both checkpoints>", "from": n,
 //! "to": m, "path": [hash, …]}`, n and m being the sizes and path that of RFC 9162, section 2.1.4, as unpadded base64url.
-//! The newer checkpoint is at no older version of the table.
+//! A larger log is at a newer version of the table; of one version there is one checkpoint.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,8 +53,17 @@ impl ConsistencyProof {
         let path = self.path.hashes();
         is_about
             && verify_consistency((old.size, &old.root), (new.size, &new.root), path)
-            // Of one version of a table there is one checkpoint.
-            && (old.table_version < new.table_version || old == new)
+            && follows(old, new)
+    }
+}
+
+/// Of one version of a table there is one checkpoint. A log that did not grow may have been signed at several versions, by
+/// several processes, and these in any order.
+fn follows(old: &Checkpoint, new: &Checkpoint) -> bool {
+    if old.size == new.size {
+        old == new || old.table_version != new.table_version
+    } else {
+        old.table_version < new.table_version
     }
 }
 

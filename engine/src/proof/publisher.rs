@@ -17,6 +17,8 @@ use crate::sequencer::{Committed, Feed, Heard};
 
 /// How long commits are gathered before their logs are published.
 const AGE: Duration = Duration::from_secs(1);
+/// How often those that have grown are looked at.
+const TICK: Duration = Duration::from_millis(250);
 /// How long a log that could not be published is left alone.
 const AGAIN: Duration = Duration::from_secs(10);
 /// Logs that are published at once.
@@ -63,8 +65,13 @@ struct Task {
 /// Logs that have grown, and the leaves at hand.
 #[derive(Default)]
 struct Grown {
-    logs: HashMap<LogName, VecDeque<Committed>>,
+    logs: HashMap<LogName, Waiting>,
     leaves: usize,
+}
+
+struct Waiting {
+    since: Instant,
+    news: VecDeque<Committed>,
 }
 
 impl Publisher {
@@ -101,7 +108,7 @@ impl Publisher {
 
 impl Task {
     async fn run(mut self) {
-        let mut tick = tokio::time::interval(AGE);
+        let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -109,8 +116,11 @@ impl Task {
                     let Some(news) = news else { break };
                     self.grown.note(news);
                 }
-                Some((log, published)) = self.running.next() => self.done(log, published),
-                _ = tick.tick() => self.begin(),
+                Some((log, published)) = self.running.next() => {
+                    self.done(log, published);
+                    self.begin(AGE);
+                }
+                _ = tick.tick() => self.begin(AGE),
                 () = self.stop.notified() => break,
             }
         }
@@ -118,32 +128,30 @@ impl Task {
             self.grown.note(news);
         }
         self.failed.clear();
-        self.begin();
+        self.begin(Duration::ZERO);
         while let Some((log, _)) = self.running.next().await {
             // One that failed is tried again by whoever opens the log next.
             self.busy.remove(&log);
-            self.begin();
+            self.begin(Duration::ZERO);
         }
     }
 
-    /// Begins to publish what has grown, so many at once.
-    fn begin(&mut self) {
+    /// Begins to publish what has grown for so long, so many at once: those first that have waited longest.
+    fn begin(&mut self, age: Duration) {
         for log in self.heard.grown() {
-            self.grown.logs.entry(log).or_default();
+            self.grown.wait(log);
         }
         let now = Instant::now();
         self.failed.retain(|_, until| *until > now);
         let is_free = |log: &&LogName| !self.busy.contains(*log) && !self.failed.contains_key(*log);
         let room = AT_ONCE.saturating_sub(self.running.len());
-        let due: Vec<_> = self
-            .grown
-            .logs
-            .keys()
-            .filter(is_free)
-            .take(room)
-            .cloned()
+        let waiting = self.grown.logs.iter();
+        let mut due: Vec<_> = waiting
+            .filter(|(log, waiting)| is_free(log) && waiting.since + age <= now)
+            .map(|(log, waiting)| (waiting.since, log.clone()))
             .collect();
-        for log in due {
+        due.sort_unstable_by_key(|(since, _)| *since);
+        for (_, log) in due.into_iter().take(room) {
             let news = self.grown.take(&log);
             self.busy.insert(log.clone());
             let logs = Arc::clone(&self.logs);
@@ -162,7 +170,7 @@ impl Task {
         self.busy.remove(&log);
         if !published {
             self.failed.insert(log.clone(), Instant::now() + AGAIN);
-            self.grown.logs.entry(log).or_default();
+            self.grown.wait(log);
         }
     }
 }
@@ -170,16 +178,26 @@ impl Task {
 impl Grown {
     fn note(&mut self, news: Committed) {
         let count = news.leaves.len();
-        let waiting = self.logs.entry(news.log.clone()).or_default();
+        let has_room = self.leaves + count <= LEAVES_MAX;
+        let waiting = self.wait(news.log.clone());
         // Without room the log's rows are read; and with a gap what came after is of no use.
-        if self.leaves + count <= LEAVES_MAX {
-            self.leaves += count;
+        if has_room {
             waiting.push_back(news);
+            self.leaves += count;
         }
     }
 
+    fn wait(&mut self, log: LogName) -> &mut VecDeque<Committed> {
+        let waiting = self.logs.entry(log).or_insert_with(|| Waiting {
+            since: Instant::now(),
+            news: VecDeque::new(),
+        });
+        &mut waiting.news
+    }
+
     fn take(&mut self, log: &LogName) -> VecDeque<Committed> {
-        let news = self.logs.remove(log).unwrap_or_default();
+        let waiting = self.logs.remove(log);
+        let news = waiting.map(|waiting| waiting.news).unwrap_or_default();
         self.leaves -= news.iter().map(|news| news.leaves.len()).sum::<usize>();
         news
     }

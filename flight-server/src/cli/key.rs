@@ -123,6 +123,13 @@ async fn rotate(
         })?;
         renewed.push(*known);
     }
+    let has_no_age = |renewed: &Renewed| matches!(renewed, Renewed::Epoch(_));
+    if age_min.is_some() && renewed.iter().any(has_no_age) {
+        return Err(operator::Error::Word {
+            what: "key with an age",
+            known: TenantKey::ALL.map(TenantKey::as_str).join(", "),
+        });
+    }
     if renewed.is_empty() {
         renewed.extend(TenantKey::ALL.map(Renewed::Key));
     }
@@ -135,15 +142,21 @@ async fn rotate(
         None => registry.list().await?,
     };
     let silos = &operator.service.config.silos;
+    let mut failed = None;
     for record in tenants
         .iter()
         .filter(|record| silos.iter().any(|silo| silo.id == record.silo))
     {
         for renewed in &renewed {
-            rotate_one(operator, record, *renewed, (age_min, why)).await?;
+            let done = rotate_one(operator, record, *renewed, (age_min, why)).await;
+            if let Err(error) = done {
+                // The others' keys grow old all the same.
+                say(format!("{:<24} not done: {error}", record.display_name));
+                failed = Some(error);
+            }
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 async fn rotate_one(

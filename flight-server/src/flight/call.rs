@@ -18,6 +18,18 @@ pub(crate) enum Refusal {
     Unimplemented(&'static str),
 }
 
+impl Refusal {
+    /// Whether the caller is refused for how much they ask for, or because there is no room.
+    pub(crate) fn is_for_load(&self) -> bool {
+        match self {
+            Self::Problem(problem) => {
+                matches!(problem.slug(), Slug::RateLimited | Slug::Unavailable)
+            }
+            Self::Unimplemented(_) => false,
+        }
+    }
+}
+
 impl<E: Into<Problem>> From<E> for Refusal {
     fn from(error: E) -> Self {
         Self::Problem(Box::new(error.into()))

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use arrow_flight::FlightData;
 use futures::{Stream, StreamExt};
+use prost::Message;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
@@ -38,7 +39,7 @@ where
         let reading = async {
             let mut bytes = 0;
             while let Ok(Some(Ok(message))) = timeout(UNWANTED_IDLE_MAX, self.next()).await {
-                bytes += message.data_header.len() + message.data_body.len();
+                bytes += message.encoded_len();
                 if bytes > UNWANTED_BYTES_MAX {
                     return;
                 }

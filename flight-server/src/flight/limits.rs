@@ -8,6 +8,9 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Of the messages that follow a refusal, this much is read before it is said.
 pub(crate) const UNWANTED_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
 
+/// So many calls at once are read on so.
+pub(crate) const UNWANTED_AT_ONCE: usize = 16;
+
 /// They are waited for no longer than this, each:
 pub(crate) const UNWANTED_IDLE_MAX: Duration = Duration::from_secs(1);
 

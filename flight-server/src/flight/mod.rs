@@ -37,6 +37,7 @@ use arrow_flight::{
 };
 use catalog::ids::SiloId;
 use futures::stream::{self, BoxStream, StreamExt};
+use tokio::sync::Semaphore;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -46,7 +47,7 @@ use crate::service::Service;
 
 use call::{Caller, Refusal};
 use incoming::Incoming;
-use limits::MESSAGE_BYTES_MAX;
+use limits::{MESSAGE_BYTES_MAX, UNWANTED_AT_ONCE};
 use metadata::Facts;
 use prepared::PreparedStatements;
 use ticket::Tickets;
@@ -64,6 +65,8 @@ pub struct TrailhouseFlight {
     prepared: PreparedStatements,
     /// For the messages of loads.
     room: Room,
+    /// For reading what nobody wants.
+    throwing_away: Semaphore,
 }
 
 impl fmt::Debug for TrailhouseFlight {
@@ -97,6 +100,7 @@ impl TrailhouseFlight {
             tickets: Tickets::new(ticket_key, silo.clone(), clock(), random()),
             prepared: PreparedStatements::new(clock(), random()),
             room: Room::new(),
+            throwing_away: Semaphore::new(UNWANTED_AT_ONCE),
             service,
             silo,
         })
@@ -204,7 +208,11 @@ impl FlightService for TrailhouseFlight {
         let caller = self.caller(request.metadata()).await?;
         let messages = Incoming::new(request.into_inner());
         let outcome = self.put(&caller, messages.clone()).await;
-        if outcome.is_err() {
+        // Who sends too much is not read on, nor is more than a few read on at a time.
+        if let Err(refusal) = &outcome
+            && !refusal.is_for_load()
+            && let Ok(_turn) = self.throwing_away.try_acquire()
+        {
             messages.throw_away().await;
         }
         caller.answer(

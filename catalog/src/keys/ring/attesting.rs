@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::{Enrolled, KeyRing, Place};
+use super::{Enrolled, KeyRing, Place, RACES_MAX};
 use crate::clock::Timestamp;
+use crate::documents::DocumentError;
 use crate::ids::{SiloId, TenantId};
 use crate::keys::attested::{KeyStatement, ProcessKey, PublicKeys};
 use crate::keys::{Introduction, KeyError, SecretKey, SigningKeyId, stored};
@@ -92,13 +93,18 @@ impl KeyRing {
             .keys
             .signing
             .clone();
+        let introductions = self.introductions(&Place::new(tenant, silo)).await?;
         let mut keys = BTreeMap::new();
         for version in 1..=newest.version() {
             let id = SigningKeyId::new(newest.silo(), newest.opaque(), version);
+            // A version that a rotation made and never came to introduce has signed nothing, and never will.
+            let is_in_use = version == 1 || introductions.iter().any(|about| about.is_of(&id));
+            if !is_in_use && id != newest {
+                continue;
+            }
             let key = self.public_key(&id).await?;
             keys.insert(id, *key);
         }
-        let introductions = self.introductions(&Place::new(tenant, silo)).await?;
         Ok(PublicKeys::new(tenant, keys).introduced(introductions))
     }
 
@@ -115,11 +121,16 @@ impl KeyRing {
         let statement = Introduction::unsigned((tenant, silo), (new, &public), old, now);
         let signature = self.kms.sign(old, &statement.message()).await?;
         let document = stored::json(&statement.signed(signature))?;
-        let newest = documents.latest(INTRODUCTIONS, new.opaque()).await?;
-        let next = newest.map_or(1, |(version, _)| version + 1);
-        Ok(documents
-            .put(INTRODUCTIONS, new.opaque(), next, document)
-            .await?)
+        for _ in 0..RACES_MAX {
+            let newest = documents.latest(INTRODUCTIONS, new.opaque()).await?;
+            let next = newest.map_or(1, |(version, _)| version + 1);
+            let put = documents.put(INTRODUCTIONS, new.opaque(), next, document.clone());
+            match put.await {
+                Err(DocumentError::VersionTaken) => {}
+                done => return Ok(done?),
+            }
+        }
+        Err(KeyError::unavailable(DocumentError::VersionTaken))
     }
 
     async fn introductions(&self, place: &Place) -> Result<Vec<Introduction>, KeyError> {
