@@ -7,10 +7,10 @@ use catalog::ids::RecordIds;
 use engine::evidence::EvidenceLog;
 use engine::ingest::dedupe::Dedup;
 use engine::ingest::{Ingest, Review};
-use engine::proof::{Hearing, Logs, Publisher};
+use engine::proof::{Logs, Publisher};
 use engine::query::{Queries, Resources};
 use engine::receipt::Receipts;
-use engine::sequencer::{Parts, Sequencer};
+use engine::sequencer::{Feed, Parts, Sequencer};
 use engine::table::{TableKind, Tables};
 
 use crate::config::Config;
@@ -52,8 +52,8 @@ impl Engine {
             Arc::clone(&control.keys),
             Arc::clone(&control.schemas),
         ));
-        let (feed, hearing) = Hearing::new();
-        let publisher = Publisher::start(Arc::clone(&logs), hearing);
+        let (feed, heard) = Feed::new();
+        let publisher = Publisher::start(Arc::clone(&logs), heard);
         let parts = Parts {
             tables: Arc::clone(&tables),
             registry: Arc::clone(&control.registry),

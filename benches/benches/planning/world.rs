@@ -191,7 +191,7 @@ fn evidence(
         random: Arc::clone(random),
         ids: Arc::new(RecordIds::new(Arc::clone(clock), Arc::clone(random))),
         // Nobody publishes: plans are what is measured.
-        feed: Feed::unheard(),
+        feed: Feed::new().0,
     };
     let settings = Settings {
         ack: Ack::Commit,

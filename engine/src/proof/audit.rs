@@ -111,7 +111,8 @@ impl Audit {
 
 impl Logs {
     /// Checks everything that is stored of a tenant's records, evidence and quarantine, and their logs, with the keys that
-    /// the caller trusts, and with checkpoints that they kept. `progress` hears of every file: how many are done, and how many there are so far.
+    /// the caller trusts, and with checkpoints that they kept. `progress` hears of every file: how many are done, and how
+    /// many there are.
     ///
     /// # Errors
     /// If store or keys are out of reach. What is wrong is no error: it is in the audit.
@@ -152,14 +153,14 @@ impl Logs {
         progress: &(impl Fn(u64, u64) + Send + Sync),
     ) -> Result<(), Error> {
         let mut logs: BTreeMap<StreamName, LogAudit> = BTreeMap::new();
-        for stream in self.published_streams(tenant, silo).await? {
-            if table_of(&stream) == kind && kind != TableKind::Quarantine {
-                let name = LogName {
-                    tenant: tenant.clone(),
-                    silo: silo.clone(),
-                    stream: stream.clone(),
-                };
-                let log = LogAudit::open(self, name, keys, audit).await?;
+        let name = |stream: &StreamName| LogName {
+            tenant: tenant.clone(),
+            silo: silo.clone(),
+            stream: stream.clone(),
+        };
+        for stream in self.tables.published_streams(tenant, silo).await? {
+            if table_of(&stream) == kind {
+                let log = LogAudit::open(self, name(&stream), keys, audit).await?;
                 logs.insert(stream, log);
             }
         }
@@ -180,25 +181,15 @@ impl Logs {
         audit.unnamed += stored.iter().filter(is_unnamed).count() as u64;
         let (files, mut leaves) = self.read_files(audit, auditor, &state, progress).await?;
         let table = |path: &str| auditor.fault(path, "").object;
-        for (stream, size) in sequencer::streams(&state).filter_map(|stream| {
-            let size = state.txn(&format!("th.log:{stream}"))?;
-            Some((StreamName::parse(stream).ok()?, size))
-        }) {
-            let log = logs.remove(&stream);
-            let mut log = match log {
+        let streams = sequencer::streams(&state);
+        for stream in streams.filter_map(|stream| StreamName::parse(stream).ok()) {
+            let mut log = match logs.remove(&stream) {
                 Some(log) => log,
-                None => {
-                    let name = LogName {
-                        tenant: tenant.clone(),
-                        silo: silo.clone(),
-                        stream: stream.clone(),
-                    };
-                    LogAudit::open(self, name, keys, audit).await?
-                }
+                None => LogAudit::open(self, name(&stream), keys, audit).await?,
             };
             let own = said.remove(&stream).unwrap_or_default();
             let leaves = leaves.remove(&stream).unwrap_or_default();
-            let size = u64::try_from(size).unwrap_or(0);
+            let (size, _) = sequencer::said(&state, stream.as_str());
             let named = |file: u32| table(&files[file as usize].path);
             let entry = |version| table(&entry_name(version));
             let origin = self.origin(log.name()).await?;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catalog::ids::{SiloId, StreamName, TenantId};
 use catalog::keys::PublicKeys;
 use serde_json::Value;
 
@@ -11,7 +10,7 @@ use super::objects::Objects;
 use super::{Error, LogName, Logs};
 use crate::record::canonical::digest_text;
 use crate::seal::{Checkpoint, Edge, Hash, SignedCheckpoint, TileId};
-use crate::table::TableState;
+use crate::table::{CHECKPOINT, TableState};
 
 /// What a commit says of a log.
 #[derive(Debug, Clone)]
@@ -34,17 +33,6 @@ pub(super) struct LogAudit {
     met: Option<(Hash, Hash)>,
 }
 
-impl Logs {
-    /// The streams of a tenant of which something is published.
-    pub(super) async fn published_streams(
-        &self,
-        tenant: &TenantId,
-        silo: &SiloId,
-    ) -> Result<Vec<StreamName>, Error> {
-        Ok(self.tables.published_streams(tenant, silo).await?)
-    }
-}
-
 impl LogAudit {
     pub(super) async fn open(
         logs: &Logs,
@@ -53,7 +41,7 @@ impl LogAudit {
         audit: &mut Audit,
     ) -> Result<Self, Error> {
         let objects = Objects::new(&logs.tables, &name)?;
-        let path = objects.name("checkpoint");
+        let path = objects.name(CHECKPOINT);
         let mut signed = None;
         match objects.checkpoint().await {
             Ok(None) => audit.find(path, None, "there is no checkpoint"),
@@ -111,9 +99,10 @@ impl LogAudit {
         let whole = contiguous(audit, &self.folder(), size, &leaves, named);
         let mut tree = Rebuilt::default();
         let mut roots = said.iter().peekable();
-        let wanted: BTreeSet<u64> = kept.iter().map(|kept| kept.size).collect();
+        let checkpoints = kept.iter().copied().chain(self.checkpoint());
+        let wanted: BTreeSet<u64> = checkpoints.map(|checkpoint| checkpoint.size).collect();
         for (_, leaf, _) in leaves.iter().take(whole) {
-            tree.push(*leaf, self.checkpoint().map(|checkpoint| checkpoint.size));
+            tree.push(*leaf);
             if wanted.contains(&tree.edge.size()) {
                 tree.roots.insert(tree.edge.size(), tree.root());
             }
@@ -166,13 +155,13 @@ impl LogAudit {
         let Some(checkpoint) = self.checkpoint() else {
             return;
         };
-        let path = self.objects.name("checkpoint");
+        let path = self.objects.name(CHECKPOINT);
         let leaf = checkpoint.size.checked_sub(1);
         if checkpoint.size > tree.edge.size() {
             let reason =
                 "it signs leaves that the table does not have: the table is older, or lost rows";
             audit.find(path.clone(), Some(tree.edge.size()), reason);
-        } else if tree.root_at != Some(checkpoint.root) {
+        } else if tree.roots.get(&checkpoint.size) != Some(&checkpoint.root) {
             let reason = "the root it signs is not that of the rows";
             audit.find(path.clone(), leaf, reason);
         }
@@ -234,24 +223,19 @@ impl LogAudit {
     }
 }
 
-/// The tree over the rows: its edge, all its full tiles, and the root at one size.
+/// The tree over the rows: its edge, all its full tiles, and its roots at the sizes of checkpoints.
 #[derive(Default)]
 struct Rebuilt {
     edge: Edge,
     full: BTreeMap<TileId, Vec<Hash>>,
-    root_at: Option<Hash>,
-    /// Roots at sizes of checkpoints that were kept.
     roots: BTreeMap<u64, Hash>,
 }
 
 impl Rebuilt {
-    fn push(&mut self, leaf: Hash, root_wanted_at: Option<u64>) {
+    fn push(&mut self, leaf: Hash) {
         let mut full = Vec::new();
         self.edge.push(leaf, &mut full);
         self.full.extend(full);
-        if root_wanted_at == Some(self.edge.size()) {
-            self.root_at = Some(self.root());
-        }
     }
 
     fn root(&self) -> Hash {

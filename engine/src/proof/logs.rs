@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use super::objects::Objects;
 use super::{Error, LogName};
-use crate::seal::{Checkpoint, Edge, Origin, SignedCheckpoint, TileId};
+use crate::seal::{Checkpoint, Edge, Hash, Origin, SignedCheckpoint, TileId};
 use crate::sequencer::{self, Committed, Tree};
 use crate::table::{Table, TableState, Tables, table_of};
 
@@ -58,8 +58,8 @@ impl Logs {
         }
     }
 
-    /// Brings a log up to what its table says, and gives its newest checkpoint; `None` if it has no leaves. `news` are
-    /// leaves that were committed since the last time, as far as they are at hand.
+    /// Brings a log up to what its table says. `news` are leaves that were committed since the last time, as far as they are
+    /// at hand.
     ///
     /// # Errors
     /// If table, keys or store are out of reach; and if what is stored does not fit together, which is an alarm.
@@ -67,15 +67,10 @@ impl Logs {
         &self,
         log: &LogName,
         news: VecDeque<Committed>,
-    ) -> Result<Option<Arc<SignedCheckpoint>>, Error> {
-        if !self.has_leaves(log).await? {
-            return Ok(None);
-        }
+    ) -> Result<(), Error> {
         let known = self.known(log);
         let mut known = known.lock().await;
-        self.advance(log, &mut known, news).await?;
-        let published = known.as_ref();
-        Ok(published.map(|published| Arc::clone(&published.checkpoint)))
+        self.advance(log, &mut known, news).await
     }
 
     /// A log brought up to its table; or as it was, if table, store or keys do not answer.
@@ -172,6 +167,9 @@ impl Logs {
         let state = table.state().await?;
         let tree = tree_of(&state, log)?;
         let size = tree.frontier().size();
+        if size == 0 && before.is_none() {
+            return Ok(());
+        }
         let mut edge = match &before {
             Some(published) => published.edge.clone(),
             None => unpublished(&objects, size).await?,
@@ -349,7 +347,7 @@ async fn next_leaves(
     size: u64,
     news: &mut VecDeque<Committed>,
     log: &LogName,
-) -> Result<Vec<crate::seal::Hash>, Error> {
+) -> Result<Vec<Hash>, Error> {
     while let Some(next) = news.pop_front() {
         if next.first == edge.size() && next.first + next.leaves.len() as u64 <= size {
             return Ok(next.leaves);

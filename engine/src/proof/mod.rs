@@ -27,7 +27,7 @@ pub use crate::sequencer::LogName;
 pub use audit::{Audit, AuditedLog, Finding};
 pub use logs::Logs;
 pub use prove::ConsistencyProof;
-pub use publisher::{Hearing, Publisher};
+pub use publisher::Publisher;
 pub use record::{Proven, RecordProof, Unproven};
 
 /// Why a log cannot be published, or something of it not proven.

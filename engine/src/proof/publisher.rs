@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 
 use super::{Error, LogName, Logs};
-use crate::sequencer::{Committed, Feed, Heard};
+use crate::sequencer::{Committed, Heard};
 
 /// How long commits are gathered before their logs are published.
 const AGE: Duration = Duration::from_secs(1);
@@ -25,24 +25,6 @@ const AGAIN: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 4;
 /// Leaves of all logs that are kept for them, 32 bytes each; the others are read from their rows.
 const LEAVES_MAX: usize = 1 << 20;
-
-/// Where a publisher hears what lanes commit.
-pub struct Hearing(Heard);
-
-impl Hearing {
-    /// A feed for lanes, and where it is heard.
-    #[must_use]
-    pub fn new() -> (Feed, Self) {
-        let (feed, heard) = Feed::new();
-        (feed, Self(heard))
-    }
-}
-
-impl fmt::Debug for Hearing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hearing").finish_non_exhaustive()
-    }
-}
 
 /// Publishes what lanes commit, until it is told to finish.
 pub struct Publisher {
@@ -77,11 +59,11 @@ struct Waiting {
 impl Publisher {
     /// Publishes these logs from now on, where this is called; lanes tell it what they commit.
     #[must_use]
-    pub fn start(logs: Arc<Logs>, heard: Hearing) -> Self {
+    pub fn start(logs: Arc<Logs>, heard: Heard) -> Self {
         let stop = Arc::new(Notify::new());
         let task = Task {
             logs,
-            heard: heard.0,
+            heard,
             stop: Arc::clone(&stop),
             grown: Grown::default(),
             running: FuturesUnordered::new(),

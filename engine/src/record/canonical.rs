@@ -328,6 +328,7 @@ mod tests {
         let digest = [0xa5; 32];
         let text = URL_SAFE_NO_PAD.encode(digest);
         assert_eq!(read_digest(&text), Some(digest));
+        assert_eq!(read_digest(&digest_text(&[7; 32])), Some([7; 32]));
         assert_eq!(read_payload(&payload_text(&digest)), Some(digest));
         for text in [
             "",

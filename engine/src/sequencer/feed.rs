@@ -41,19 +41,15 @@ pub struct Feed {
 }
 
 /// Where it is heard.
-pub(crate) struct Heard {
+pub struct Heard {
     pub(crate) commits: mpsc::Receiver<Committed>,
     grown: Arc<Mutex<HashSet<LogName>>>,
 }
 
 impl Feed {
-    /// A feed that nobody hears.
+    /// A feed for lanes, and where it is heard.
     #[must_use]
-    pub fn unheard() -> Self {
-        Self::new().0
-    }
-
-    pub(crate) fn new() -> (Self, Heard) {
+    pub fn new() -> (Self, Heard) {
         let (commits, taken) = mpsc::channel(COMMITS_MAX);
         let grown = Arc::new(Mutex::default());
         let heard = Heard {
@@ -93,5 +89,11 @@ impl Heard {
 impl fmt::Debug for Feed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Feed").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Heard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heard").finish_non_exhaustive()
     }
 }

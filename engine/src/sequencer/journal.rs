@@ -7,12 +7,13 @@ use catalog::keys::{EpochKey, KeyRing};
 use catalog::node::Standing;
 use serde_json::{Value, json};
 
+use crate::record::canonical::{digest_text, read_digest};
 use crate::table::{TableKind, TableState};
 use crate::wal::{self, AppendError, Frame, Source, Wal};
 
 use super::LaneError;
 use super::pending::Mark;
-use super::tree::{Notes, hash_of, hash_text};
+use super::tree::Notes;
 
 /// The log of this node.
 #[derive(Debug, Clone)]
@@ -116,7 +117,7 @@ impl Journal {
         let noted = state.info(&self.app_id);
         let digest = noted
             .filter(|noted| noted["position"].as_u64() == position)
-            .and_then(|noted| hash_of(noted["digest"].as_str()?));
+            .and_then(|noted| read_digest(noted["digest"].as_str()?));
         Some(InTable { position, digest })
     }
 
@@ -124,7 +125,7 @@ impl Journal {
     pub(super) fn note(&self, mark: &Mark, notes: &mut Notes) {
         let position = i64::try_from(mark.position).unwrap_or(i64::MAX);
         notes.txns.push((self.app_id.to_string(), position));
-        let value: Value = json!({"position": mark.position, "digest": hash_text(&mark.digest)});
+        let value: Value = json!({"position": mark.position, "digest": digest_text(&mark.digest)});
         notes.info.push((self.app_id.to_string(), value));
     }
 }

@@ -23,8 +23,8 @@ mod rebuild;
 mod recover;
 mod tree;
 
-pub(crate) use self::feed::{Committed, Heard};
-pub use self::feed::{Feed, LogName};
+pub(crate) use self::feed::Committed;
+pub use self::feed::{Feed, Heard, LogName};
 pub(crate) use self::rebuild::leaves;
 pub(crate) use self::tree::{said, streams};
 

@@ -14,12 +14,11 @@
 //! r, g and d are unpadded base64url of 32 bytes, f the text of [`Frontier`]. s and g are those of the last record: the
 //! segment it is in, and the root of the group that it was appended with. The root is not signed.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use catalog::ids::RecordId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::record::canonical::{digest_text, read_digest};
 use crate::seal::{Frontier, Hash};
 use crate::table::TableState;
 
@@ -90,14 +89,6 @@ fn tree_key(stream: &str) -> String {
     format!("th.tree:{stream}")
 }
 
-pub(super) fn hash_text(hash: &Hash) -> String {
-    URL_SAFE_NO_PAD.encode(hash)
-}
-
-pub(super) fn hash_of(text: &str) -> Option<Hash> {
-    URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
-}
-
 impl Tree {
     /// The log of `stream` as `state` has it.
     pub(crate) fn of(state: &TableState, stream: &str) -> Result<Self, NoTree> {
@@ -112,14 +103,14 @@ impl Tree {
         };
         let text = Text::deserialize(value).map_err(|_| NoTree)?;
         let frontier = Frontier::from_text(text.size, &text.frontier).map_err(|_| NoTree)?;
-        let sound = text.size == size && hash_text(&frontier.root()) == text.root;
+        let sound = text.size == size && digest_text(&frontier.root()) == text.root;
         if !sound {
             return Err(NoTree);
         }
         Ok(Self {
             frontier,
             segment: text.segment,
-            group: text.group.as_deref().and_then(hash_of),
+            group: text.group.as_deref().and_then(read_digest),
         })
     }
 
@@ -148,10 +139,10 @@ impl Tree {
         let group = leaves.group.or(self.group);
         let text = Text {
             size: self.frontier.size(),
-            root: hash_text(&self.frontier.root()),
+            root: digest_text(&self.frontier.root()),
             frontier: self.frontier.to_text(),
             segment: leaves.segment.clone().or(self.segment.take()),
-            group: group.as_ref().map(hash_text),
+            group: group.as_ref().map(digest_text),
         };
         notes.txns.push((log_app_id(stream), self.next()));
         // Texts and numbers always have a value.
@@ -170,17 +161,5 @@ pub(super) fn note_id(state: &TableState, id: Option<RecordId>, notes: &mut Note
     if let Some(id) = id.max(last_id(state)) {
         let value = Value::String(id.to_string());
         notes.info.push((RECORD_ID.to_owned(), value));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hashes_survive_their_text() {
-        assert_eq!(hash_of(&hash_text(&[7; 32])), Some([7; 32]));
-        assert_eq!(hash_of("AAAA"), None);
-        assert_eq!(hash_of(""), None);
     }
 }

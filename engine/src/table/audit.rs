@@ -13,6 +13,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use sha2::{Digest as _, Sha256};
 
+use super::file_writer::hex;
 use super::index::{DataFile, TableState};
 use super::layout::TableName;
 use super::log::{self, Log};
@@ -139,14 +140,7 @@ impl Auditor {
             Err(error) => return Err(log::unavailable(error)),
         };
         let (size, digest) = (bytes.len() as u64, file.sha256.clone());
-        let same = tokio::task::spawn_blocking(move || {
-            let found = Sha256::digest(&bytes);
-            found
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
-                == digest
-        });
+        let same = tokio::task::spawn_blocking(move || hex(&Sha256::digest(&bytes)) == digest);
         let same = same.await.map_err(|_| Error::Conflict)?;
         if size != file.size || !same {
             return fault("the bytes are not those that the log names");

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use super::index::DataFile;
+use super::layout::prefixed;
 
 /// The digest of these files.
 pub(super) fn root<'f>(files: impl Iterator<Item = &'f Arc<DataFile>>) -> [u8; 32] {
@@ -17,21 +18,11 @@ pub(super) fn root<'f>(files: impl Iterator<Item = &'f Arc<DataFile>>) -> [u8; 3
     files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
     let mut digest = Sha256::new();
     for file in files {
-        prefixed(&mut digest, &file.path);
-        prefixed(&mut digest, &file.sha256);
-        for value in &file.partition.0 {
-            prefixed(&mut digest, value);
-        }
+        let [stream, date, class] = &file.partition.0;
+        digest.update(prefixed(&[&file.path, &file.sha256, stream, date, class]));
         digest.update(file.count().to_le_bytes());
     }
     digest.finalize().into()
-}
-
-fn prefixed(digest: &mut Sha256, text: &str) {
-    // Paths are far below 4 GiB.
-    let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-    digest.update(length.to_le_bytes());
-    digest.update(text);
 }
 
 #[cfg(test)]

@@ -215,19 +215,17 @@ impl TableState {
             .cloned()
             .collect();
         new.reverse();
-        let mut files = Files::default();
-        files.add(new);
-        Self {
-            files,
-            file_set: OnceLock::new(),
-            ..self.clone()
-        }
+        self.with_files(new)
     }
 
     /// The same state with no file but this.
     pub(super) fn with_only(&self, file: &Arc<DataFile>) -> Self {
+        self.with_files(vec![Arc::clone(file)])
+    }
+
+    fn with_files(&self, these: Vec<Arc<DataFile>>) -> Self {
         let mut files = Files::default();
-        files.add(vec![Arc::clone(file)]);
+        files.add(these);
         Self {
             files,
             file_set: OnceLock::new(),

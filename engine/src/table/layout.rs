@@ -152,7 +152,7 @@ impl Partition {
 }
 
 /// Joins parts, each preceded by its length, so that no two lists of parts give the same bytes.
-fn prefixed(parts: &[&str]) -> Vec<u8> {
+pub(super) fn prefixed(parts: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());
     for part in parts {
         // Ids and paths are far below 4 GiB; saturating keeps this total.

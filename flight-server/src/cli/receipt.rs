@@ -72,7 +72,7 @@ pub(super) fn verify(check: &Check) -> Result<(), super::Error> {
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, super::Error> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, super::Error> {
     std::fs::read(path).map_err(|source| super::Error::File(path.to_owned(), source))
 }
 

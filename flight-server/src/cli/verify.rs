@@ -10,11 +10,11 @@ use catalog::keys::{PublicKeys, SigningKeyId, Unproven, strangers};
 use catalog::tenant::TenantRecord;
 use engine::proof::{self, Audit, ConsistencyProof, RecordProof};
 use engine::seal::{SignedCheckpoint, Unsigned};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::operator::{self, Operator};
-use super::{receipt, say};
+use super::receipt::read;
+use super::{ingest, receipt, say};
 use crate::config::{self, Config};
 use crate::service::Service;
 
@@ -156,7 +156,7 @@ pub(super) async fn run(
         }
         Verb::Proof { proof, keys } => {
             let proof = RecordProof::from_json(&read(proof)?).map_err(Error::Proof)?;
-            let keys = keys.read()?;
+            let keys = key_set(&keys.jwks)?;
             let proven = proof.verify(&keys).map_err(Error::Proof)?;
             tell_record(&proven);
         }
@@ -166,7 +166,7 @@ pub(super) async fn run(
             consistency,
             keys,
         } => {
-            let keys = keys.read()?;
+            let keys = key_set(&keys.jwks)?;
             let new = SignedCheckpoint::verify(&read(checkpoint)?, &keys);
             let new = new.map_err(Error::Checkpoint)?;
             if let (Some(old), Some(proof)) = (against, consistency) {
@@ -184,10 +184,7 @@ pub(super) async fn run(
             tell_checkpoint(&new);
         }
         Verb::Keys { jwks, against } => {
-            let set = |path| {
-                Ok::<_, super::Error>(PublicKeys::from_json(&read(path)?).map_err(Error::Keys)?)
-            };
-            let (new, old) = (set(jwks)?, set(against)?);
+            let (new, old) = (key_set(jwks)?, key_set(against)?);
             let strangers = strangers(&old, &new);
             if let Some(stranger) = strangers.first() {
                 return Err(Error::Stranger(stranger.clone()).into());
@@ -202,11 +199,8 @@ pub(super) async fn run(
     Ok(())
 }
 
-impl Keys {
-    fn read(&self) -> Result<PublicKeys, super::Error> {
-        let keys = PublicKeys::from_json(&read(&self.jwks)?);
-        Ok(keys.map_err(Error::Keys)?)
-    }
+fn key_set(path: &Path) -> Result<PublicKeys, super::Error> {
+    Ok(PublicKeys::from_json(&read(path)?).map_err(Error::Keys)?)
 }
 
 async fn table(
@@ -222,13 +216,13 @@ async fn table(
     let record = found.map_err(operator::Error::from)?;
     let record = record.ok_or(operator::Error::from(catalog::tenant::Error::Unknown))?;
     let keys = match jwks {
-        Some(jwks) => PublicKeys::from_json(&read(jwks)?).map_err(Error::Keys)?,
+        Some(jwks) => key_set(jwks)?,
         None => {
             let keys = service.keys.public_keys(&record.id, &record.silo).await;
             keys.map_err(operator::Error::Keys)?
         }
     };
-    let bar = bar();
+    let bar = ingest::bar(0);
     let progress = |done, all| {
         bar.set_length(all);
         bar.set_position(done);
@@ -309,14 +303,6 @@ async fn signed_report(
     Ok(format!("{signed:#}\n"))
 }
 
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos}/{len} files {elapsed}") {
-        bar.set_style(style);
-    }
-    bar
-}
-
 fn tell_record(proven: &proof::Proven<'_>) {
     let leaf = proven.leaf;
     let (id, index) = (leaf.record_id, proven.leaf_index);
@@ -342,8 +328,4 @@ fn tell_checkpoint(signed: &SignedCheckpoint) {
         "leaves    {size}, at version {version} of the table"
     ));
     say(format!("signed    {}", signed.key()));
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, super::Error> {
-    std::fs::read(path).map_err(|source| super::Error::File(path.to_owned(), source))
 }

@@ -304,18 +304,10 @@ impl KeyRing {
                     return Ok(Arc::new(key));
                 }
             }
-            let key = self.make_epoch(place, purpose, master).await?;
-            let document = EpochDocument {
-                month,
-                key: key.wrapped().clone(),
-            };
-            match documents
-                .put(EPOCH_KEYS, purpose.as_str(), next, stored::json(&document)?)
-                .await
-            {
-                Ok(()) => return Ok(Arc::new(key)),
-                Err(DocumentError::VersionTaken) => {}
-                Err(error) => return Err(error.into()),
+            match self.put_epoch(place, purpose, next).await {
+                Ok(key) => return Ok(Arc::new(key)),
+                Err(KeyError::Documents(DocumentError::VersionTaken)) => {}
+                Err(error) => return Err(error),
             }
         }
         Err(KeyError::unavailable(DocumentError::VersionTaken))
@@ -332,22 +324,35 @@ impl KeyRing {
         purpose: KeyPurpose,
     ) -> Result<(), KeyError> {
         let at = (Place::new(tenant, silo), purpose);
-        let Enrolled { documents, keys } = self.enrolled(&at.0)?;
+        let Enrolled { documents, .. } = self.enrolled(&at.0)?;
         let newest = documents.latest(EPOCH_KEYS, purpose.as_str()).await?;
         let next = newest.map_or(1, |(version, _)| version + 1);
+        self.put_epoch(&at.0, purpose, next).await?;
+        self.current.forget(|known| *known == at);
+        Ok(())
+    }
+
+    /// Makes an epoch key for this month and keeps it as this version, if there is none.
+    async fn put_epoch(
+        &self,
+        place: &Place,
+        purpose: KeyPurpose,
+        version: u64,
+    ) -> Result<EpochKey, KeyError> {
+        let Enrolled { documents, keys } = self.enrolled(place)?;
+        let month = self.clock.now().month();
         let key = self
-            .make_epoch(&at.0, purpose, keys.wrapping(purpose))
+            .make_epoch(place, purpose, keys.wrapping(purpose))
             .await?;
         let document = EpochDocument {
-            month: self.clock.now().month(),
+            month,
             key: key.wrapped().clone(),
         };
         let document = stored::json(&document)?;
         documents
-            .put(EPOCH_KEYS, purpose.as_str(), next, document)
+            .put(EPOCH_KEYS, purpose.as_str(), version, document)
             .await?;
-        self.current.forget(|known| *known == at);
-        Ok(())
+        Ok(key)
     }
 
     async fn make_epoch(

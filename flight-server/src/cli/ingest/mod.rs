@@ -268,7 +268,7 @@ fn read(
     Ok(read)
 }
 
-fn bar(length: u64) -> ProgressBar {
+pub(super) fn bar(length: u64) -> ProgressBar {
     let bar = ProgressBar::new(length);
     if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos}/{len} files {elapsed} {msg}") {
         bar.set_style(style);
