@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::record::batch::{self, EvidencePlace};
 use crate::record::schema::SALT_BYTES;
 use crate::record::{StoredRecord, frame};
-use crate::seal::leaf_hash;
+use crate::seal::{leaf_hash, segment_of};
 use crate::sequencer::{
     Berth, Cargo, Freight, LaneError, Lanes, Leaves, Plan, Prepared, Sequencer, StoredAt,
 };
@@ -167,18 +167,13 @@ impl Freight for Decisions {
 
     fn prepare(mut rows: Self::Rows) -> Result<Prepared<()>, LaneError> {
         let last_id = rows.last_id();
-        let mut hashes = Vec::with_capacity(rows.len());
+        let mut leaves = Leaves::new(StreamName::evidence());
         for (row, number) in rows.iter_mut().zip(0..) {
-            hashes.push(leaf_hash(row).map_err(|_| LaneError::Unavailable)?);
+            let leaf = leaf_hash(row).map_err(|_| LaneError::Unavailable)?;
+            row.segment_id = Some(segment_of(row.ingested_at));
             row.leaf_index = Some(number);
+            leaves.push(leaf, row.segment_id.as_deref());
         }
-        let leaves = Leaves {
-            stream: StreamName::evidence(),
-            first: None,
-            hashes,
-            segment: None,
-            group: None,
-        };
         Ok(Prepared {
             batch: batch::evidence(&rows).map_err(|_| LaneError::Unavailable)?,
             leaves: vec![leaves],

@@ -49,8 +49,12 @@ impl Engine {
         let ids = Arc::new(RecordIds::new(Arc::clone(clock), Arc::clone(random)));
         let logs = Arc::new(Logs::new(
             Arc::clone(&tables),
-            Arc::clone(&control.keys),
-            Arc::clone(&control.schemas),
+            (
+                Arc::clone(&control.registry),
+                Arc::clone(&control.keys),
+                Arc::clone(&control.schemas),
+            ),
+            Arc::clone(clock),
         ));
         let (feed, heard) = Feed::new();
         let publisher = Publisher::start(Arc::clone(&logs), heard);
@@ -77,6 +81,7 @@ impl Engine {
             evidence.recover(volume.unreleased(TableKind::Evidence));
             ingest.recover_records(volume.unreleased(TableKind::Records));
             ingest.recover_quarantine(volume.unreleased(TableKind::Quarantine));
+            publisher.look_back();
         }
         let receipts = Arc::new(Receipts::new(
             Arc::clone(&evidence) as _,

@@ -18,6 +18,7 @@ mod receipts;
 mod redaction;
 mod resources;
 mod schemas;
+mod seals;
 mod stores;
 mod tamper;
 mod tidy;

@@ -96,7 +96,7 @@ async fn every_answer_is_proven_by_its_receipt() {
             vec!["audit.records"],
         ),
         ("SELECT 1 AS one WHERE false", 0, vec![]),
-        ("SHOW TABLES", 4, vec![]),
+        ("SHOW TABLES", 5, vec![]),
         (
             "EXPLAIN SELECT action FROM records",
             1,

@@ -28,7 +28,7 @@ const ENGINE_ARROWS: &[(&str, &[&str])] = &[
     ("ingest", &["record", "seal", "sequencer", "table"]),
     ("proof", &["record", "seal", "sequencer", "table"]),
     ("receipt", &["record", "table"]),
-    ("query", &["disk", "receipt", "record", "table"]),
+    ("query", &["disk", "receipt", "record", "seal", "table"]),
 ];
 
 const LICENCES: &[&str] = &[

@@ -84,8 +84,8 @@ fn cipher(key: &SecretKey) -> Aes256Gcm {
     Aes256Gcm::new(key.expose().into())
 }
 
-/// Appends `part` with its length before it, so that no two lists of parts give the same bytes.
-pub(crate) fn push_prefixed(bytes: &mut Vec<u8>, part: &[u8]) {
+/// Appends `part` with its length (u32 LE) before it, so that no two lists of parts give the same bytes.
+pub fn push_prefixed(bytes: &mut Vec<u8>, part: &[u8]) {
     // No part comes near 4 GiB; saturating keeps the encoding total without a second meaning for any real length.
     let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
     bytes.extend_from_slice(&length.to_le_bytes());

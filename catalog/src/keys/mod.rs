@@ -26,10 +26,9 @@ mod tenant;
 
 pub use attested::{KeyStatement, ProcessKey, PublicKeys, Unproven, signed_by};
 pub(crate) use cache::Cache;
-pub(crate) use envelope::push_prefixed;
 pub use envelope::{
     EpochKey, KeyPurpose, NONCE_LEN, SEALED_KEY_LEN, TAG_LEN, Unauthentic, WrapAad, WrappedEpoch,
-    open, open_key, seal, seal_key,
+    open, open_key, push_prefixed, seal, seal_key,
 };
 pub use introduced::{Introduction, strangers};
 pub use kms::{KeyError, KeyId, Kms, SigningKeyId};

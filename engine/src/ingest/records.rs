@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use catalog::clock::{Clock, Timestamp};
+use catalog::clock::Clock;
 use catalog::ids::{PolicyVersion, RecordId, StreamName, TenantId};
 use catalog::lease::{Lease, LeaseError, Leases};
 use catalog::node::Holder;
 
 use crate::record::canonical::{read_digest, read_payload};
 use crate::record::{StoredRecord, batch, frame};
-use crate::seal::{self, Hash, leaf_hash};
+use crate::seal::{self, Hash, leaf_hash, segment_of};
 use crate::sequencer::{Berth, Cargo, Freight, LaneError, Leaves, Plan, Prepared, StoredAt, Tree};
 use crate::table::{TableKind, TableState};
 
@@ -221,12 +221,6 @@ impl Stream {
     }
 }
 
-/// The hour's segment: `seg-YYYY-MM-DDTHH`.
-fn segment_of(now: Timestamp) -> String {
-    let text = now.to_string();
-    format!("seg-{}", text.get(..13).unwrap_or(&text))
-}
-
 fn place(berth: &Berth) -> Place {
     Place {
         tenant: berth.tenant.clone(),
@@ -340,14 +334,11 @@ impl Freight for Records {
         let mut leaves: BTreeMap<StreamName, Leaves> = BTreeMap::new();
         for (row, leaf) in rows.stored.iter().zip(&rows.leaves) {
             let of_stream = leaves.entry(row.stream.clone()).or_insert_with(|| Leaves {
-                stream: row.stream.clone(),
                 first: row.leaf_index,
-                hashes: Vec::new(),
-                segment: None,
                 group: rows.groups.get(&row.stream).copied(),
+                ..Leaves::new(row.stream.clone())
             });
-            of_stream.hashes.push(*leaf);
-            of_stream.segment.clone_from(&row.segment_id);
+            of_stream.push(*leaf, row.segment_id.as_deref());
         }
         let promoted: [&str; 0] = [];
         Ok(Prepared {

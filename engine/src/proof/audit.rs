@@ -9,6 +9,7 @@
 //! hide the next where that can be helped.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -21,7 +22,7 @@ use serde::Serialize;
 
 use super::audited_log::{LogAudit, Said};
 use super::{Error, LogName, Logs};
-use crate::record::records_of;
+use crate::record::{StoredRecord, records_of};
 use crate::seal::{Hash, SignedCheckpoint, leaf_hash};
 use crate::sequencer::{self, Tree};
 use crate::table::{Auditor, DataFile, Fault, TableKind, TableState, entry_name, table_of};
@@ -52,6 +53,8 @@ pub struct AuditedLog {
     pub leaves: u64,
     /// How many of them the newest checkpoint signs.
     pub signed: u64,
+    /// How many of them have the seal of their segment: those of the last hour, at least, have none yet.
+    pub sealed: u64,
     /// The root over those in the table, as unpadded base64url.
     pub root: String,
     /// The newest checkpoint, where it holds.
@@ -87,6 +90,33 @@ pub(super) type Leaves = Vec<(u64, Hash, u32)>;
 struct FileLeaves {
     rows: u64,
     leaves: Vec<(String, u64, Hash)>,
+    /// Those that say another segment than the commits.
+    misplaced: Vec<u64>,
+}
+
+/// The segment that a row was last found in: the next one is mostly in the same.
+#[derive(Default)]
+struct LastSegment {
+    stream: String,
+    leaves: Range<u64>,
+    id: Option<String>,
+}
+
+impl LastSegment {
+    /// Whether a row is in the segment that the commits say. Before the first of them nothing is said.
+    fn has(&mut self, state: &TableState, (row, leaf): (&StoredRecord, u64)) -> bool {
+        let stream = row.stream.as_str();
+        if self.stream != stream || !self.leaves.contains(&leaf) {
+            let own = state.segment_at(stream, leaf);
+            let next = state.segments_from(stream, leaf + 1).next();
+            *self = Self {
+                stream: stream.to_owned(),
+                leaves: own.map_or(0, |(first, _)| first)..next.map_or(u64::MAX, |(next, _)| next),
+                id: own.map(|(_, id)| id.to_owned()),
+            };
+        }
+        self.id.is_none() || self.id == row.segment_id
+    }
 }
 
 impl Audit {
@@ -169,7 +199,7 @@ impl Logs {
             .history(|state| note(state, &mut said, &mut logs))
             .await?;
         audit.add(faults);
-        let Some(state) = state else {
+        let Some(state) = state.map(Arc::new) else {
             for log in logs.values() {
                 audit.find(log.folder(), None, "the log's table is gone");
             }
@@ -189,7 +219,6 @@ impl Logs {
             };
             let own = said.remove(&stream).unwrap_or_default();
             let leaves = leaves.remove(&stream).unwrap_or_default();
-            let (size, _) = sequencer::said(&state, stream.as_str());
             let named = |file: u32| table(&files[file as usize].path);
             let entry = |version| table(&entry_name(version));
             let origin = self.origin(log.name()).await?;
@@ -199,7 +228,8 @@ impl Logs {
                 .filter(|kept| kept.origin == origin)
                 .collect();
             audit.met.insert(origin.to_string());
-            log.check(audit, (size, leaves), (&own, &kept), (&named, &entry))
+            let found = (&*state, leaves);
+            log.check(audit, self, found, (&own, &kept), (&named, &entry))
                 .await?;
         }
         // A log whose table never heard of it.
@@ -214,7 +244,7 @@ impl Logs {
         &self,
         audit: &mut Audit,
         auditor: &Auditor,
-        state: &TableState,
+        state: &Arc<TableState>,
         progress: &(impl Fn(u64, u64) + Send + Sync),
     ) -> Result<(Vec<Arc<DataFile>>, BTreeMap<StreamName, Leaves>), Error> {
         let files: Vec<_> = state.files().cloned().collect();
@@ -227,7 +257,8 @@ impl Logs {
                 let read = match rows {
                     Err(fault) => Err(fault),
                     Ok(batches) => {
-                        let read = tokio::task::spawn_blocking(move || leaves_of(&batches));
+                        let state = Arc::clone(state);
+                        let read = tokio::task::spawn_blocking(move || leaves_of(&batches, &state));
                         let read = read.await.map_err(|_| Error::tampered("reading stopped"))?;
                         read.ok_or_else(|| auditor.fault(&file.path, "a row of it is no record"))
                     }
@@ -247,6 +278,11 @@ impl Logs {
                 Ok(read) => {
                     audit.files += 1;
                     audit.rows += read.rows;
+                    for leaf in read.misplaced {
+                        let object = auditor.fault(&files[number].path, "").object;
+                        let reason = "a row says another segment than the commits";
+                        audit.find(object, Some(leaf), reason);
+                    }
                     for (stream, index, leaf) in read.leaves {
                         let Ok(stream) = StreamName::parse(&stream) else {
                             continue;
@@ -295,11 +331,13 @@ fn note(
 }
 
 /// The leaves of rows that are in a log.
-fn leaves_of(batches: &[RecordBatch]) -> Option<FileLeaves> {
+fn leaves_of(batches: &[RecordBatch], state: &TableState) -> Option<FileLeaves> {
     let mut read = FileLeaves {
         rows: 0,
         leaves: Vec::new(),
+        misplaced: Vec::new(),
     };
+    let mut segment = LastSegment::default();
     for batch in batches {
         read.rows += batch.num_rows() as u64;
         let Some(numbers) = batch.column_by_name("leaf_index") else {
@@ -310,6 +348,9 @@ fn leaves_of(batches: &[RecordBatch]) -> Option<FileLeaves> {
         for (row, number) in records_of(batch).ok()?.iter().zip(numbers) {
             let number = u64::try_from(number?).ok()?;
             let leaf = leaf_hash(row).ok()?;
+            if !segment.has(state, (row, number)) {
+                read.misplaced.push(number);
+            }
             read.leaves
                 .push((row.stream.as_str().to_owned(), number, leaf));
         }

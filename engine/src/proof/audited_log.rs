@@ -6,10 +6,12 @@ use catalog::keys::PublicKeys;
 use serde_json::Value;
 
 use super::audit::{Audit, AuditedLog, Leaves};
-use super::objects::Objects;
+use super::audited_seals::AuditedSeals;
+use super::objects::{Listed, Objects};
 use super::{Error, LogName, Logs};
 use crate::record::canonical::digest_text;
 use crate::seal::{Checkpoint, Edge, Hash, SignedCheckpoint, TileId};
+use crate::sequencer;
 use crate::table::{CHECKPOINT, TableState};
 
 /// What a commit says of a log.
@@ -88,7 +90,8 @@ impl LogAudit {
     pub(super) async fn check(
         &mut self,
         audit: &mut Audit,
-        (size, mut leaves): (u64, Leaves),
+        logs: &Logs,
+        (state, mut leaves): (&TableState, Leaves),
         (said, kept): (&[Said], &[&Checkpoint]),
         (named, entry): (
             &(dyn Fn(u32) -> String + Sync),
@@ -96,12 +99,18 @@ impl LogAudit {
         ),
     ) -> Result<(), Error> {
         leaves.sort_unstable_by_key(|(index, ..)| *index);
+        let (size, _) = sequencer::said(state, self.name.stream.as_str());
         let whole = contiguous(audit, &self.folder(), size, &leaves, named);
+        leaves.truncate(whole);
+        let listed = self.objects.listed().await?;
+        let log = (&self.name, &self.objects);
+        let seals = AuditedSeals::read(logs, log, &self.keys, &listed, audit).await?;
         let mut tree = Rebuilt::default();
         let mut roots = said.iter().peekable();
         let checkpoints = kept.iter().copied().chain(self.checkpoint());
-        let wanted: BTreeSet<u64> = checkpoints.map(|checkpoint| checkpoint.size).collect();
-        for (_, leaf, _) in leaves.iter().take(whole) {
+        let wanted = checkpoints.map(|checkpoint| checkpoint.size);
+        let wanted: BTreeSet<u64> = wanted.chain(seals.ends()).collect();
+        for (_, leaf, _) in &leaves {
             tree.push(*leaf);
             if wanted.contains(&tree.edge.size()) {
                 tree.roots.insert(tree.edge.size(), tree.root());
@@ -128,11 +137,15 @@ impl LogAudit {
             }
         }
         self.check_checkpoint(audit, &tree);
-        self.check_tiles(audit, &tree).await?;
+        let signed = self.checkpoint().map_or(0, |checkpoint| checkpoint.size);
+        let root = |size| tree.roots.get(&size).copied();
+        seals.check(audit, &self.objects, (state, &leaves, signed), root);
+        self.check_tiles(audit, &tree, listed).await?;
         audit.logs.push(AuditedLog {
             stream: self.name.stream.clone(),
             leaves: tree.edge.size(),
-            signed: self.checkpoint().map_or(0, |checkpoint| checkpoint.size),
+            signed,
+            sealed: seals.end(),
             root: digest_text(&tree.root()),
             checkpoint: self.signed.as_ref().map(SignedCheckpoint::to_text),
         });
@@ -183,10 +196,15 @@ impl LogAudit {
         }
     }
 
-    async fn check_tiles(&self, audit: &mut Audit, tree: &Rebuilt) -> Result<(), Error> {
+    async fn check_tiles(
+        &self,
+        audit: &mut Audit,
+        tree: &Rebuilt,
+        listed: Listed,
+    ) -> Result<(), Error> {
         let signed = self.checkpoint().map_or(0, |checkpoint| checkpoint.size);
-        let (there, strangers) = self.objects.listed().await?;
-        for stranger in strangers {
+        let there = listed.tiles;
+        for stranger in listed.strangers {
             audit.find(stranger, None, "it is no object of this log");
         }
         // One that grew since is there as what it has become.

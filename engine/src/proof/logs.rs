@@ -9,17 +9,20 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
+use catalog::clock::{Clock, Timestamp};
 use catalog::keys::{KeyRing, PublicKeys, TenantSecret};
 use catalog::schema::Schemas;
+use catalog::tenant::Registry;
 use futures::{StreamExt, TryStreamExt, stream};
 use moka::sync::Cache;
 use tokio::sync::Mutex;
 
 use super::objects::Objects;
+use super::sealing::{Growing, Sealing};
 use super::{Error, LogName};
 use crate::seal::{Checkpoint, Edge, Hash, Origin, SignedCheckpoint, TileId};
 use crate::sequencer::{self, Committed, Tree};
-use crate::table::{Table, TableState, Tables, table_of};
+use crate::table::{self, Table, TableState, Tables, table_of};
 
 /// Logs whose edge is at hand.
 const LOGS_MAX: u64 = 4_096;
@@ -31,8 +34,10 @@ const LEAVES_AT_ONCE: i64 = 1 << 20;
 /// The logs of all tenants.
 pub struct Logs {
     pub(super) tables: Arc<Tables>,
-    keys: Arc<KeyRing>,
+    pub(super) keys: Arc<KeyRing>,
     pub(super) schemas: Arc<Schemas>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) registry: Arc<Registry>,
     published: Cache<LogName, Known>,
 }
 
@@ -42,6 +47,8 @@ pub(super) struct Published {
     /// Its newest tiles.
     pub(super) edge: Edge,
     pub(super) checkpoint: Arc<SignedCheckpoint>,
+    /// Of what no seal is stored.
+    sealing: Option<Sealing>,
 }
 
 /// What is known of a published log; nothing, if nobody has looked yet.
@@ -49,17 +56,23 @@ type Known = Arc<Mutex<Option<Published>>>;
 
 impl Logs {
     /// The logs of these tables, signed with the keys of this ring.
-    pub fn new(tables: Arc<Tables>, keys: Arc<KeyRing>, schemas: Arc<Schemas>) -> Self {
+    pub fn new(
+        tables: Arc<Tables>,
+        (registry, keys, schemas): (Arc<Registry>, Arc<KeyRing>, Arc<Schemas>),
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
             tables,
             keys,
             schemas,
+            clock,
+            registry,
             published: Cache::new(LOGS_MAX),
         }
     }
 
-    /// Brings a log up to what its table says. `news` are leaves that were committed since the last time, as far as they are
-    /// at hand.
+    /// Brings a log up to what its table says, and seals its last segment if that is over. `news` are leaves that were
+    /// committed since the last time, as far as they are at hand. Returns when the last segment will be over.
     ///
     /// # Errors
     /// If table, keys or store are out of reach; and if what is stored does not fit together, which is an alarm.
@@ -67,10 +80,27 @@ impl Logs {
         &self,
         log: &LogName,
         news: VecDeque<Committed>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Timestamp>, Error> {
         let known = self.known(log);
         let mut known = known.lock().await;
-        self.advance(log, &mut known, news).await
+        self.advance(log, &mut known, news).await?;
+        let Some(Published {
+            edge,
+            sealing: Some(sealing),
+            ..
+        }) = &mut *known
+        else {
+            return Ok(None);
+        };
+        if sealing.due().is_some_and(|due| due <= self.clock.now()) {
+            sealing.end_here(edge.frontier().root());
+            let sealed = self.seal(log, sealing).await;
+            // Where another process has sealed, what it did is looked at the next time.
+            *known = (*known).take().filter(|_| sealed.is_ok());
+            sealed?;
+            return Ok(None);
+        }
+        Ok(sealing.due())
     }
 
     /// A log brought up to its table; or as it was, if table, store or keys do not answer.
@@ -134,7 +164,7 @@ impl Logs {
     }
 
     /// Brings what is known of a log up to its table. What does not fit is looked at once more: another process may have
-    /// published, or committed, between two looks.
+    /// published, sealed or committed between two looks, or the tenant have a newer key than is known here.
     async fn advance(
         &self,
         log: &LogName,
@@ -142,8 +172,10 @@ impl Logs {
         mut news: VecDeque<Committed>,
     ) -> Result<(), Error> {
         match self.try_to_advance(log, known, &mut news).await {
-            Err(Error::Tampered { .. }) => {
+            Err(Error::Tampered { .. } | Error::Table(table::Error::Conflict)) => {
                 *known = None;
+                // Reading a tenant is what makes its keys known.
+                let _ = self.registry.get(&log.tenant).await;
                 self.try_to_advance(log, known, &mut news).await
             }
             advanced => advanced,
@@ -170,25 +202,19 @@ impl Logs {
         if size == 0 && before.is_none() {
             return Ok(());
         }
-        let mut edge = match &before {
-            Some(published) => published.edge.clone(),
-            None => unpublished(&objects, size).await?,
+        let (edge, sealing) = match &before {
+            Some(published) => (published.edge.clone(), published.sealing.clone()),
+            None => (unpublished(&objects, size).await?, None),
         };
         if edge.size() > size {
             return Err(Error::tampered("the table is older than its checkpoint"));
         }
         let grown = edge.size() < size;
-        while edge.size() < size {
-            let leaves = next_leaves(&table, &state, &edge, size, news, log).await?;
-            let mut full = Vec::new();
-            let grow = tokio::task::spawn_blocking(move || {
-                leaves
-                    .into_iter()
-                    .for_each(|leaf| edge.push(leaf, &mut full));
-                (edge, full)
-            });
-            let (grown, full) = grow.await.map_err(|_| Error::tampered("hashing stopped"))?;
-            edge = grown;
+        let mut growing = Growing::of(self, (log, &objects), &state, edge, sealing).await?;
+        while growing.edge.size() < size {
+            let leaves = next_leaves(&table, &state, &growing.edge, size, news, log).await?;
+            growing = growing.grown(leaves).await?;
+            let full = std::mem::take(&mut growing.full);
             let puts: Vec<_> = full
                 .iter()
                 .map(|(tile, hashes)| objects.put_tile(*tile, hashes))
@@ -198,10 +224,14 @@ impl Logs {
                 .try_collect::<()>()
                 .await?;
         }
+        let (edge, mut sealing) = growing.whole()?;
         if edge.frontier() != *tree.frontier() {
             return Err(Error::tampered(
                 "the tiles do not make the root of the table",
             ));
+        }
+        if let Some(sealing) = &mut sealing {
+            self.seal(log, sealing).await?;
         }
         let checkpoint = match before {
             Some(published) if !grown => published.checkpoint,
@@ -215,7 +245,11 @@ impl Logs {
                 signed
             }
         };
-        *known = Some(Published { edge, checkpoint });
+        *known = Some(Published {
+            edge,
+            checkpoint,
+            sealing,
+        });
         Ok(())
     }
 
@@ -252,6 +286,7 @@ impl Logs {
         Ok(Some(Published {
             edge,
             checkpoint: Arc::new(signed),
+            sealing: None,
         }))
     }
 
@@ -321,7 +356,7 @@ async fn replace(
 /// The edge of a log that has no checkpoint. Its tiles cannot go further than the table, unless both the checkpoint and
 /// the end of the table were taken away.
 async fn unpublished(objects: &Objects, size: u64) -> Result<Edge, Error> {
-    let (tiles, _) = objects.listed().await?;
+    let tiles = objects.listed().await?.tiles;
     let goes_further = |tile: &TileId| {
         TileId::in_log(tile.level, tile.index, size).is_none_or(|there| there.width < tile.width)
     };

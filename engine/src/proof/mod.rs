@@ -9,11 +9,14 @@
 
 mod audit;
 mod audited_log;
+mod audited_seals;
 mod logs;
+mod look_back;
 mod objects;
 mod prove;
 mod publisher;
 mod record;
+mod sealing;
 mod showing;
 
 use catalog::keys::KeyError;

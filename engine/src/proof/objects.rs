@@ -9,9 +9,12 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
 use super::{Error, LogName};
+use crate::seal::tile::TILE_WIDTH;
 use crate::seal::{Hash, TileId};
-use crate::table::{self, CHECKPOINT, StoreFault, Tables, log_folder};
+use crate::table::{self, CHECKPOINT, Seals, StoreFault, Tables, log_folder};
 
+/// What a tile has, in bytes.
+const TILE_BYTES: u64 = (TILE_WIDTH * size_of::<Hash>()) as u64;
 /// What a checkpoint has at most, in bytes.
 const CHECKPOINT_BYTES_MAX: u64 = crate::seal::note::NOTE_BYTES_MAX as u64;
 
@@ -20,6 +23,16 @@ const CHECKPOINT_BYTES_MAX: u64 = crate::seal::note::NOTE_BYTES_MAX as u64;
 pub(super) struct Objects {
     store: Arc<dyn ObjectStore>,
     folder: Path,
+}
+
+/// What lies in the folder of a log, besides its checkpoint.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    pub(super) tiles: BTreeSet<TileId>,
+    /// The numbers of its seals.
+    pub(super) seals: BTreeSet<u64>,
+    /// Paths of what does not belong there.
+    pub(super) strangers: Vec<String>,
 }
 
 impl Objects {
@@ -35,29 +48,29 @@ impl Objects {
         format!("{}/{path}", self.folder)
     }
 
-    /// The tiles that are there, and whatever else is and does not belong there.
-    pub(super) async fn listed(&self) -> Result<(BTreeSet<TileId>, Vec<String>), Error> {
+    /// What is there.
+    pub(super) async fn listed(&self) -> Result<Listed, Error> {
         let listed: Vec<_> = self
             .store
             .list(Some(&self.folder))
             .try_collect()
             .await
             .map_err(unavailable)?;
-        let (mut tiles, mut strangers) = (BTreeSet::new(), Vec::new());
+        let mut found = Listed::default();
         for object in listed {
             let path = object.location.as_ref();
             let below = path
                 .strip_prefix(self.folder.as_ref())
                 .and_then(|below| below.strip_prefix('/'));
-            match below.and_then(TileId::parse) {
-                Some(tile) => {
-                    tiles.insert(tile);
-                }
-                None if below == Some(CHECKPOINT) => {}
-                None => strangers.push(path.to_owned()),
+            if let Some(tile) = below.and_then(TileId::parse) {
+                found.tiles.insert(tile);
+            } else if let Some(seal) = below.and_then(Seals::number) {
+                found.seals.insert(seal);
+            } else if below != Some(CHECKPOINT) {
+                found.strangers.push(path.to_owned());
             }
         }
-        Ok((tiles, strangers))
+        Ok(found)
     }
 
     /// The newest checkpoint, as it stands there.
@@ -74,7 +87,7 @@ impl Objects {
 
     /// The hashes of a tile, if it is there.
     pub(super) async fn tile(&self, tile: TileId) -> Result<Option<Vec<Hash>>, Error> {
-        let bytes = self.read(&self.path(tile)?, u64::MAX).await?;
+        let bytes = self.read(&self.path(tile)?, TILE_BYTES).await?;
         let Some(bytes) = bytes else { return Ok(None) };
         let (hashes, rest) = bytes.as_chunks();
         if hashes.len() != tile.width || !rest.is_empty() {

@@ -1,10 +1,11 @@
-//! Publishes logs after their commits: soon, but not each of them.
+//! Publishes logs after their commits: soon, but not each of them. And again when their last segment is over.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use catalog::clock::Timestamp;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
@@ -13,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 
 use super::{Error, LogName, Logs};
-use crate::sequencer::{Committed, Heard};
+use crate::sequencer::{Committed, Growth, Heard};
 
 /// How long commits are gathered before their logs are published.
 const AGE: Duration = Duration::from_secs(1);
@@ -21,6 +22,8 @@ const AGE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(250);
 /// How long a log that could not be published is left alone.
 const AGAIN: Duration = Duration::from_secs(10);
+/// How long after it failed an earlier process's logs are looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Logs that are published at once.
 const AT_ONCE: usize = 4;
 /// Leaves of all logs that are kept for them, 32 bytes each; the others are read from their rows.
@@ -28,6 +31,8 @@ const LEAVES_MAX: usize = 1 << 20;
 
 /// Publishes what lanes commit, until it is told to finish.
 pub struct Publisher {
+    logs: Arc<Logs>,
+    grown: Growth,
     stop: Arc<Notify>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -37,12 +42,17 @@ struct Task {
     heard: Heard,
     stop: Arc<Notify>,
     grown: Grown,
-    running: FuturesUnordered<BoxFuture<'static, (LogName, bool)>>,
+    running: FuturesUnordered<BoxFuture<'static, (LogName, Published)>>,
     /// Logs that are being published.
     busy: HashSet<LogName>,
     /// Logs that are left alone until then.
     failed: HashMap<LogName, Instant>,
+    /// When the last segments of logs are over.
+    due: HashMap<LogName, Timestamp>,
 }
+
+/// When the last segment of a log is over; `None` if it was not published.
+type Published = Option<Option<Timestamp>>;
 
 /// Logs that have grown, and the leaves at hand.
 #[derive(Default)]
@@ -61,17 +71,35 @@ impl Publisher {
     #[must_use]
     pub fn start(logs: Arc<Logs>, heard: Heard) -> Self {
         let stop = Arc::new(Notify::new());
+        let grown = heard.growth();
         let task = Task {
-            logs,
+            logs: Arc::clone(&logs),
             heard,
             stop: Arc::clone(&stop),
             grown: Grown::default(),
             running: FuturesUnordered::new(),
             busy: HashSet::new(),
             failed: HashMap::new(),
+            due: HashMap::new(),
         };
         let task = Mutex::new(Some(tokio::spawn(task.run())));
-        Self { stop, task }
+        Self {
+            logs,
+            grown,
+            stop,
+            task,
+        }
+    }
+
+    /// Looks, beside everything else, for what an earlier process has left: commits that are not published, and segments
+    /// that are over and not sealed.
+    pub fn look_back(&self) {
+        let (logs, grown) = (Arc::clone(&self.logs), self.grown.clone());
+        tokio::spawn(async move {
+            while !looked_back(&logs, &grown).await {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        });
     }
 
     /// Publishes what it was told of until now, and ends; at `end` at the latest.
@@ -86,6 +114,18 @@ impl Publisher {
             tracing::warn!("some logs are published later");
         }
     }
+}
+
+async fn looked_back(logs: &Logs, grown: &Growth) -> bool {
+    let looked = logs.look_back(grown).await;
+    let looked = looked.inspect_err(|error| {
+        let error = error as &dyn std::error::Error;
+        tracing::warn!(
+            error,
+            "logs that an earlier process has left are looked for later"
+        );
+    });
+    looked.is_ok()
 }
 
 impl Task {
@@ -120,7 +160,9 @@ impl Task {
 
     /// Begins to publish what has grown for so long, so many at once: those first that have waited longest.
     fn begin(&mut self, age: Duration) {
-        for log in self.heard.grown() {
+        let today = self.logs.clock.now();
+        let over = self.due.extract_if(|_, due| *due <= today);
+        for log in over.map(|(log, _)| log).chain(self.heard.grown()) {
             self.grown.wait(log);
         }
         let now = Instant::now();
@@ -141,18 +183,26 @@ impl Task {
                 async move {
                     let published = logs.publish(&log, news).await;
                     let published = published.inspect_err(|error| complain(&log, error));
-                    (log, published.is_ok())
+                    (log, published.ok())
                 }
                 .boxed(),
             );
         }
     }
 
-    fn done(&mut self, log: LogName, published: bool) {
+    fn done(&mut self, log: LogName, published: Published) {
         self.busy.remove(&log);
-        if !published {
-            self.failed.insert(log.clone(), Instant::now() + AGAIN);
-            self.grown.wait(log);
+        match published {
+            None => {
+                self.failed.insert(log.clone(), Instant::now() + AGAIN);
+                self.grown.wait(log);
+            }
+            Some(Some(due)) => {
+                self.due.insert(log, due);
+            }
+            Some(None) => {
+                self.due.remove(&log);
+            }
         }
     }
 }

@@ -57,6 +57,7 @@ mod rows;
 mod rules;
 mod run;
 mod sanitize;
+mod segments;
 mod session;
 mod shown;
 #[cfg(test)]

@@ -19,6 +19,7 @@ use super::limits::Limits;
 use super::planning::{Described, Planning};
 use super::resources::{Resources, Usage};
 use super::run::VerifiedPlan;
+use super::segments::KnownSeals;
 use super::source::{Layout, RawScan, RecordSource, Sources};
 use super::table_name::{AUDIT, TableName};
 use super::tables::SessionTables;
@@ -30,6 +31,7 @@ use crate::table::{self, ScanRequest, Table, TableKind, TableState, Tables};
 /// Queries over the tables of a process.
 pub struct Queries {
     tables: Arc<Tables>,
+    seals: Arc<KnownSeals>,
     schemas: Arc<Schemas>,
     receipts: Arc<Receipts>,
     /// What the names that stand for the versions of tables are keyed with.
@@ -64,6 +66,7 @@ impl Queries {
     ) -> Self {
         Self {
             tables,
+            seals: Arc::default(),
             schemas,
             receipts,
             root,
@@ -177,6 +180,7 @@ impl Queries {
         );
         let sources = StoredTables {
             tables: Arc::clone(&self.tables),
+            seals: Arc::clone(&self.seals),
             decision: Arc::clone(decision),
         };
         Ok(SessionTables::new(Arc::new(viewer), Arc::new(sources)))
@@ -224,6 +228,7 @@ fn schema_error(error: schema::Error) -> Error {
 #[derive(Debug)]
 struct StoredTables {
     tables: Arc<Tables>,
+    seals: Arc<KnownSeals>,
     decision: Arc<Decision>,
 }
 
@@ -234,6 +239,7 @@ impl Sources for StoredTables {
             TableName::Records => TableKind::Records,
             TableName::Evidence => TableKind::Evidence,
             TableName::Quarantine => TableKind::Quarantine,
+            TableName::Segments => return self.seals.open(&self.tables, &self.decision).await,
         };
         let (tenant, silo) = (&self.decision.tenant, &self.decision.silo);
         let table = self.tables.table(tenant, silo, kind).await?;
@@ -332,6 +338,7 @@ mod tests {
         let caller = Caller::new(ONE, role);
         let sources = StoredTables {
             tables: Arc::new(world.tables()),
+            seals: Arc::default(),
             decision: Arc::clone(caller.viewer.decision()),
         };
         Caller {

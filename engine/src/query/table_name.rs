@@ -17,11 +17,18 @@ pub(crate) enum TableName {
     Evidence,
     /// What was set aside at ingest.
     Quarantine,
+    /// The seals of the logs of records and evidence.
+    Segments,
 }
 
 impl TableName {
     /// All there are.
-    pub(crate) const ALL: [Self; 3] = [Self::Records, Self::Evidence, Self::Quarantine];
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Records,
+        Self::Evidence,
+        Self::Quarantine,
+        Self::Segments,
+    ];
 
     /// The name in SQL, within the schema.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -29,6 +36,7 @@ impl TableName {
             Self::Records => "records",
             Self::Evidence => "evidence",
             Self::Quarantine => "quarantine",
+            Self::Segments => "segments",
         }
     }
 

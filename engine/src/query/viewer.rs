@@ -111,6 +111,8 @@ impl Viewer {
             TableName::Records => true,
             TableName::Evidence => self.decision.may_see_evidence,
             TableName::Quarantine => self.decision.may_see_quarantine,
+            // Counts of all rows, hidden ones among them.
+            TableName::Segments => self.decision.rows.is_none(),
         }
     }
 

@@ -23,6 +23,7 @@ pub mod restore;
 pub mod rows;
 pub mod schema;
 pub mod stored;
+mod table_columns;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -5,6 +5,7 @@
 //!                                    \--------->  Group    (the leaves of one commit, with a path for each)
 //!                                     \--tile-->  Edge     (the log as it is published, and the proofs from it)
 //! root  --checkpoint, note-->  a text that the tenant's key signs
+//! leaves of an hour  --segment-->  a seal that the tenant's key signs
 //! ```
 //! Invariant: everything here is pure. A leaf depends on nothing but the columns of its row, so that it can be made again
 //! from the table at any time, and is the same whatever batch, file or segment the row is in.
@@ -14,12 +15,14 @@ pub mod leaf;
 pub mod merkle;
 pub mod note;
 pub mod opened;
+pub mod segment;
 pub mod tile;
 
 pub use checkpoint::{Checkpoint, Origin, SignedCheckpoint, Unsigned};
 pub use leaf::{Unsealable, leaf_hash};
 pub use merkle::{Frontier, Group, Hash, verify_consistency, verify_path};
 pub use opened::OpenedLeaf;
+pub use segment::{OpenSegment, Owner, Segment, SegmentSeal, segment_of};
 pub use tile::{Edge, TileId};
 
 #[cfg(test)]

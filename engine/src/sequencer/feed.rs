@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use catalog::ids::{SiloId, StreamName, TenantId};
 use tokio::sync::mpsc;
@@ -33,17 +33,31 @@ pub(crate) struct Committed {
     pub(crate) leaves: Vec<Hash>,
 }
 
+/// Logs that may have leaves that are not published.
+#[derive(Clone, Default)]
+pub(crate) struct Growth(Arc<Mutex<HashSet<LogName>>>);
+
 /// Where lanes tell it.
 #[derive(Clone)]
 pub struct Feed {
     commits: mpsc::Sender<Committed>,
-    grown: Arc<Mutex<HashSet<LogName>>>,
+    grown: Growth,
 }
 
 /// Where it is heard.
 pub struct Heard {
     pub(crate) commits: mpsc::Receiver<Committed>,
-    grown: Arc<Mutex<HashSet<LogName>>>,
+    grown: Growth,
+}
+
+impl Growth {
+    pub(crate) fn tell(&self, log: LogName) {
+        self.logs().insert(log);
+    }
+
+    fn logs(&self) -> MutexGuard<'_, HashSet<LogName>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Feed {
@@ -51,10 +65,10 @@ impl Feed {
     #[must_use]
     pub fn new() -> (Self, Heard) {
         let (commits, taken) = mpsc::channel(COMMITS_MAX);
-        let grown = Arc::new(Mutex::default());
+        let grown = Growth::default();
         let heard = Heard {
             commits: taken,
-            grown: Arc::clone(&grown),
+            grown: grown.clone(),
         };
         (Self { commits, grown }, heard)
     }
@@ -70,19 +84,21 @@ impl Feed {
 
     /// Tells that a log may have leaves that are not published.
     pub(super) fn tell_grown(&self, log: LogName) {
-        if self.commits.is_closed() {
-            return;
+        if !self.commits.is_closed() {
+            self.grown.tell(log);
         }
-        let mut grown = self.grown.lock().unwrap_or_else(PoisonError::into_inner);
-        grown.insert(log);
     }
 }
 
 impl Heard {
     /// The logs that have grown by leaves which nobody brought.
     pub(crate) fn grown(&self) -> HashSet<LogName> {
-        let mut grown = self.grown.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *grown)
+        std::mem::take(&mut *self.grown.logs())
+    }
+
+    /// Where others tell that logs have grown.
+    pub(crate) fn growth(&self) -> Growth {
+        self.grown.clone()
     }
 }
 

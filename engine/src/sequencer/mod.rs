@@ -23,7 +23,7 @@ mod rebuild;
 mod recover;
 mod tree;
 
-pub(crate) use self::feed::Committed;
+pub(crate) use self::feed::{Committed, Growth};
 pub use self::feed::{Feed, Heard, LogName};
 pub(crate) use self::rebuild::leaves;
 pub(crate) use self::tree::{said, streams};
@@ -259,10 +259,30 @@ pub(crate) struct Leaves {
     /// commit moves them to the end of the log.
     pub(crate) first: Option<i64>,
     pub(crate) hashes: Vec<Hash>,
-    /// The segment of the last one.
-    pub(crate) segment: Option<String>,
+    /// The segments they are in, each with its first one of these.
+    pub(crate) segments: Vec<(usize, String)>,
     /// The root of the last group of them that was appended together.
     pub(crate) group: Option<Hash>,
+}
+
+impl Leaves {
+    pub(crate) fn new(stream: StreamName) -> Self {
+        Self {
+            stream,
+            first: None,
+            hashes: Vec::new(),
+            segments: Vec::new(),
+            group: None,
+        }
+    }
+
+    pub(crate) fn push(&mut self, leaf: Hash, segment: Option<&str>) {
+        let last = self.segments.last().map(|(_, last)| last.as_str());
+        if let Some(segment) = segment.filter(|segment| last != Some(segment)) {
+            self.segments.push((self.hashes.len(), segment.to_owned()));
+        }
+        self.hashes.push(leaf);
+    }
 }
 
 /// Since when rows are in the table.

@@ -4,6 +4,7 @@
 //! in its commit info
 //! ```text
 //! th.tree:<stream>   {"size": n, "root": r, "frontier": f, "segment": s, "group": g}
+//! th.segment:<stream>:<20 digits>   the segment that begins with the leaf of this number
 //! th.wal:<uuid>      {"position": p, "digest": d}     beside txn{th.wal:<uuid>: p}
 //! th.id              the greatest record id of the commit and those before
 //! ```
@@ -20,7 +21,7 @@ use serde_json::Value;
 
 use crate::record::canonical::{digest_text, read_digest};
 use crate::seal::{Frontier, Hash};
-use crate::table::TableState;
+use crate::table::{SEGMENT, TableState};
 
 use super::Leaves;
 
@@ -89,6 +90,10 @@ fn tree_key(stream: &str) -> String {
     format!("th.tree:{stream}")
 }
 
+fn segment_key(stream: &str, first: u64) -> String {
+    format!("{SEGMENT}{stream}:{first:020}")
+}
+
 impl Tree {
     /// The log of `stream` as `state` has it.
     pub(crate) fn of(state: &TableState, stream: &str) -> Result<Self, NoTree> {
@@ -134,14 +139,21 @@ impl Tree {
 
     /// Appends leaves, and notes for the commit what the log is with them.
     pub(super) fn append(mut self, leaves: &Leaves, notes: &mut Notes) {
-        self.frontier.extend(leaves.hashes.iter().copied());
         let stream = leaves.stream.as_str();
+        for (at, segment) in &leaves.segments {
+            if self.segment.as_ref() != Some(segment) {
+                let key = segment_key(stream, self.frontier.size() + *at as u64);
+                notes.info.push((key, Value::String(segment.clone())));
+                self.segment = Some(segment.clone());
+            }
+        }
+        self.frontier.extend(leaves.hashes.iter().copied());
         let group = leaves.group.or(self.group);
         let text = Text {
             size: self.frontier.size(),
             root: digest_text(&self.frontier.root()),
             frontier: self.frontier.to_text(),
-            segment: leaves.segment.clone().or(self.segment.take()),
+            segment: self.segment.take(),
             group: group.as_ref().map(digest_text),
         };
         notes.txns.push((log_app_id(stream), self.next()));

@@ -4,7 +4,7 @@
 //! TableState @7 ──entry 8──▶ TableState @8      states share their file lists; a fold costs what the entry says
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -36,6 +36,9 @@ pub(crate) const FORMAT: &str = "1";
 
 /// What the application ids begin with whose versions are the tree sizes of logs.
 pub(super) const TREE_SIZE: &str = "th.log:";
+/// What the commit info keys begin with that say where a segment of a log begins: `<stream>:<number of the leaf, 20
+/// digits>` follows.
+pub(crate) const SEGMENT: &str = "th.segment:";
 const UNEVEN: Error = Error::Tampered {
     what: "the rows in the log are not the leaves that it counts",
 };
@@ -174,6 +177,8 @@ pub struct TableState {
     /// The leaves of all logs together, as the entries say; `None` when the rows of this table are no leaves.
     leaves: Option<i128>,
     info: HashMap<String, Value>,
+    /// The segments of logs, by where they begin: there is a new one each hour, and states share them until then.
+    segments: Arc<BTreeMap<String, String>>,
 }
 
 impl TableState {
@@ -190,6 +195,28 @@ impl TableState {
     /// The value that the last commit which had one gave to a `th.` key of its commit info.
     pub fn info(&self, key: &str) -> Option<&Value> {
         self.info.get(key)
+    }
+
+    /// The segments of a stream's log that begin with the leaf `from` or after it: each with its first leaf.
+    pub(crate) fn segments_from(
+        &self,
+        stream: &str,
+        from: u64,
+    ) -> impl Iterator<Item = (u64, &str)> {
+        let keys = format!("{stream}:{from:020}")..format!("{stream};");
+        let begun = self.segments.range(keys);
+        begun.filter_map(|(key, segment)| {
+            let (_, first) = key.rsplit_once(':')?;
+            Some((first.parse().ok()?, segment.as_str()))
+        })
+    }
+
+    /// The segment of a stream's log that a leaf is in, and the number of its first leaf.
+    pub(crate) fn segment_at(&self, stream: &str, leaf: u64) -> Option<(u64, &str)> {
+        let keys = format!("{stream}:")..=format!("{stream}:{leaf:020}");
+        let (key, segment) = self.segments.range(keys).next_back()?;
+        let (_, first) = key.rsplit_once(':')?;
+        Some((first.parse().ok()?, segment.as_str()))
     }
 
     /// How many rows the log says the table has.
@@ -278,6 +305,7 @@ impl TableState {
             txns: HashMap::new(),
             leaves: None,
             info: HashMap::new(),
+            segments: Arc::default(),
         };
         state.apply(0, entry)?;
         Ok(state)
@@ -310,12 +338,14 @@ impl TableState {
                 }
                 Action::Protocol(protocol) => check_protocol(protocol)?,
                 Action::CommitInfo(commit) => {
-                    let own = commit
-                        .info
-                        .iter()
-                        .filter(|(key, _)| key.starts_with("th.") && *key != COMMIT_ID);
-                    self.info
-                        .extend(own.map(|(key, value)| (key.clone(), value.clone())));
+                    for (key, value) in &commit.info {
+                        if let Some(begin) = key.strip_prefix(SEGMENT) {
+                            let segment = value.as_str().unwrap_or_default().to_owned();
+                            Arc::make_mut(&mut self.segments).insert(begin.to_owned(), segment);
+                        } else if key.starts_with("th.") && key != COMMIT_ID {
+                            self.info.insert(key.clone(), value.clone());
+                        }
+                    }
                 }
                 Action::Cdc(_) | Action::DomainMetadata(_) => {
                     return Err(Error::Tampered {

@@ -131,6 +131,16 @@ impl Log {
         }))
     }
 
+    /// Whether there is an entry of this number.
+    pub(crate) async fn has(&self, version: u64) -> Result<bool, Error> {
+        let path = commit_uri_from_version(Some(version));
+        match self.store.head(&path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
     /// Writes an entry if its number is free. This is the one linearization point of a table.
     pub(crate) async fn create(&self, version: u64, entry: &Bytes) -> Written {
         let payload = PutPayload::from_bytes(entry.clone());

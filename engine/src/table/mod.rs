@@ -26,6 +26,7 @@ mod published;
 mod root;
 mod rows;
 mod scan;
+mod seals;
 mod silo;
 mod source;
 mod stats;
@@ -60,8 +61,9 @@ pub use silo::Silo;
 pub use store::FsyncStore;
 
 pub(crate) use audit::{Auditor, Fault, entry_name};
-pub(crate) use index::DataFile;
+pub(crate) use index::{DataFile, SEGMENT};
 pub(crate) use published::{CHECKPOINT, log_folder, table_of};
+pub(crate) use seals::Seals;
 
 use commit::{Entry, Notes};
 use file_reader::Footers;
@@ -194,6 +196,22 @@ impl Tables {
             what: "the silo is not served here",
         })?;
         Ok(silo.store())
+    }
+
+    /// Whether the log of a table has an entry of this number.
+    pub(crate) async fn has_entry(
+        &self,
+        tenant: &TenantId,
+        silo: &SiloId,
+        (kind, version): (TableKind, u64),
+    ) -> Result<bool, Error> {
+        let name = TableName {
+            tenant: tenant.clone(),
+            silo: silo.clone(),
+            kind,
+        };
+        let log = Log::new(self.store(silo)?, name.root());
+        log.has(version).await
     }
 
     /// The ring that holds the tables' keys.

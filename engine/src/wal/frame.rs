@@ -20,11 +20,11 @@
 
 use std::sync::Arc;
 
-use catalog::keys::{KeyId, WrappedEpoch};
+use catalog::keys::{KeyId, WrappedEpoch, push_prefixed};
 use uuid::Uuid;
 
 use super::sealed::{Digest, SealedFrame, SealedKey};
-use super::source::{Fields, Source, push_prefixed};
+use super::source::{Fields, Source};
 
 /// What every frame begins with.
 pub(super) const MARKER: [u8; 4] = *b"THWF";

@@ -7,11 +7,12 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use catalog::clock::{self, Random};
+use catalog::keys::push_prefixed;
 use uuid::Uuid;
 
 use super::error::Error;
 use super::segment::publish;
-use super::source::{Fields, push_prefixed};
+use super::source::Fields;
 use crate::disk::Disk;
 
 const FILE: &str = "wal.id";

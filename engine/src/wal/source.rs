@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use catalog::ids::{SiloId, TenantId};
-use catalog::keys::KeyPurpose;
+use catalog::keys::{KeyPurpose, push_prefixed};
 
 /// A table of a tenant in a silo: the unit in which frames are released and recovered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -42,14 +42,6 @@ impl Source {
             purpose,
         })
     }
-}
-
-/// Appends `part` with its length (u32 LE) before it.
-pub(super) fn push_prefixed(bytes: &mut Vec<u8>, part: &[u8]) {
-    // Parts are names and wrapped keys; saturating keeps the encoding total without a second meaning for any of them.
-    let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
-    bytes.extend_from_slice(&length.to_le_bytes());
-    bytes.extend_from_slice(part);
 }
 
 /// Bytes that are read field by field; `None` when there are too few.
