@@ -7,7 +7,7 @@ use catalog::ids::RecordIds;
 use engine::evidence::EvidenceLog;
 use engine::ingest::dedupe::Dedup;
 use engine::ingest::{Ingest, Review};
-use engine::proof::{Logs, Publisher};
+use engine::proof::{Logs, Publisher, Witness};
 use engine::query::{Queries, Resources};
 use engine::receipt::Receipts;
 use engine::sequencer::{Feed, Parts, Sequencer};
@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::service::Control;
 use crate::stores::Stores;
 use crate::volume::Volume;
+use crate::witness::asked::HttpWitness;
 
 /// What happens to records.
 pub(crate) struct Engine {
@@ -55,6 +56,7 @@ impl Engine {
                 Arc::clone(&control.schemas),
             ),
             Arc::clone(clock),
+            witnesses(config)?,
         ));
         let (feed, heard) = Feed::new();
         let publisher = Publisher::start(Arc::clone(&logs), heard);
@@ -110,4 +112,12 @@ impl Engine {
             ingest,
         })
     }
+}
+
+fn witnesses(config: &Config) -> std::io::Result<Vec<Arc<dyn Witness>>> {
+    let witnesses = config.witnesses.iter().map(|witness| {
+        let asked = HttpWitness::new(witness.key.clone(), &witness.url);
+        Ok(Arc::new(asked.map_err(std::io::Error::other)?) as Arc<dyn Witness>)
+    });
+    witnesses.collect()
 }

@@ -18,6 +18,7 @@ pub mod service;
 pub mod stores;
 mod surroundings;
 pub mod volume;
+mod witness;
 
 #[cfg(test)]
 mod world;

@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+from pathlib import Path
 
 import pytest
 import verify
@@ -271,6 +272,57 @@ def test_what_is_no_note_is_refused(text):
     assert verify.parse_note("text\n\n\u2014 name AAAAAAA=\n".encode())[0] == "text\n"
 
 
+# C2SP tlog-cosignature
+
+WITNESSES = [Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in range(1, 4)]
+
+
+def verifier_key(name, key, kind=b"\4"):
+    public = key.public_key().public_bytes_raw()
+    begin, text = sha256(name.encode(), b"\n", kind, public)[:4].hex(), base64.b64encode(kind + public).decode()
+    return f"{name}+{begin}+{text}"
+
+
+def cosigned(note, name, key, time=1_795_000_000, said=None):
+    message = f"cosignature/v1\ntime {time}\n{note.rpartition(chr(10) * 2)[0]}\n".encode()
+    begin = sha256(name.encode(), b"\n\4", key.public_key().public_bytes_raw())[:4]
+    blob = begin + struct.pack(">Q", time if said is None else said) + key.sign(message)
+    return f"{note}\u2014 {name} {base64.b64encode(blob).decode()}\n"
+
+
+def test_a_quorum_of_witnesses_signed_the_checkpoint():
+    keys = [verify.parse_witness(verifier_key(f"w{at}", key)) for at, key in enumerate(WITNESSES)]
+    note = signed(CHECKPOINT)
+    asked = KEYS._replace(witnesses=keys, quorum=2)
+    two = cosigned(cosigned(note, "w0", WITNESSES[0]), "w2", WITNESSES[2], time=0)
+    assert verify.open_checkpoint(two.encode(), asked, "it") == CHECKPOINT
+    refused(verify.open_checkpoint, two.encode(), asked._replace(quorum=3), "it", says="it: 2 of 3 witnesses signed it")
+    refused(verify.open_checkpoint, note.encode(), asked, "it", says="0 of 3 witnesses signed it, not 2")
+    one = cosigned(note, "w0", WITNESSES[0])
+    again = ("w0", keys[0][1]), ("w9", keys[0][1])
+    refused(verify.open_checkpoint, cosigned(one, "w9", WITNESSES[0]).encode(),
+    asked._replace(witnesses=again), "it", says="1 of 1")
+    for other in (
+        one, cosigned(one, "w0", WITNESSES[0], time=5), cosigned(one, "w1", WITNESSES[1], said=1_795_000_001),
+        cosigned(one, "w1", WITNESSES[2]), cosigned(one, "w2", WITNESSES[1]), cosigned(one, "w9", WITNESSES[1]),
+        cosigned(one.replace("Version 12", "Version 13"), "w1", WITNESSES[1]).replace("Version 13", "Version 12"),
+        one + two.split("\n")[-2][:-12] + "AAAA\n",
+    ):  # fmt: skip
+        refused(verify.open_checkpoint, other.encode(), asked, "it", says="1 of 3 witnesses signed it, not 2")
+    own = KEYS._replace(witnesses=[(ORIGIN, PUBLIC)], quorum=1)
+    refused(verify.open_checkpoint, note.encode(), own, "it", says="0 of 1")
+
+
+def test_a_verifier_key_of_a_witness_has_one_text():
+    good = verifier_key("w0", WITNESSES[0])
+    for text in (
+        "", "w0", VERIFIER_KEY, verifier_key("w0", WITNESSES[0], b"\1"), good[1:], good + "A", good[:-1], good.upper(),
+        "w" + good, verifier_key("w 0", WITNESSES[0]), good.replace("w0+", "w0++"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError):
+            verify.parse_witness(text)
+
+
 # seal/checkpoint
 
 CHECKPOINT = Checkpoint(ORIGIN, 20_852_163, b"\7" * 32, 12, b"\x09" * 32, b"\1" * 32)
@@ -472,7 +524,7 @@ def write_log(folder, size, olds=()):
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 700, 65_536, 65_537 + 256])
 def test_tiles_of_every_level_make_the_root(tmp_path, size):
     hashes = write_log(tmp_path, size, olds=(size // 3, size // 2))
-    found, levels = verify.verify_log(tmp_path, KEYS)
+    found, levels, _ = verify.verify_log(tmp_path, KEYS)
     assert found.size == size and levels[0] == hashes
 
 
@@ -508,6 +560,169 @@ def test_every_file_of_a_log_is_accounted_for(tmp_path):
     verify.verify_log(tmp_path, KEYS)
 
 
+# seal/segment, table/seals
+
+HOURS = [f"seg-2026-11-22T{hour}" for hour in (10, 11, 12, 13)]
+
+
+def write_seals(folder, hashes, ends, names=HOURS, first=0, change=None, origin=ORIGIN):
+    """The seals of a log up to each of these ends; `change` says of which seal to sign and to write something else."""
+    at, signs, writes = change or (None, {}, {})
+    prev, levels = None, subtrees(hashes)
+    (folder / "seal").mkdir(parents=True, exist_ok=True)
+    for number, (segment, end) in enumerate(zip(names, ends)):
+        root = to_base64(tree(hashes[first:end]))
+        seal = {
+            "format": "trailhouse-segment-seal-1", "tenantId": "acme", "silo": "eu", "stream": folder.name,
+            "origin": origin, "number": number, "segmentId": segment, "firstLeaf": first, "leafCount": end - first,
+            "segmentRoot": root, "prevRoot": prev, "treeHead": {"size": end, "root": to_base64(tree_root(levels, end))},
+            "algo": "rfc6962-sha256+ed25519", "signedAt": "2026-11-22T12:00:09.000005Z", "keyId": "kms://eu/00/s1",
+        }  # fmt: skip
+        seal |= signs if number == at else {}
+        message = b"trailhouse segment seal 1\0"
+        for name in list(seal)[1:-1]:
+            value = seal[name]["root"] if name == "treeHead" else seal[name] or b""
+            value = unbase64(value, name) if value and name in ("segmentRoot", "prevRoot", "treeHead") else value
+            message += lp(struct.pack("<Q", seal[name]) if isinstance(seal[name], int) else value)
+        seal["signature"] = base64.b64encode(KEY.sign(message)).decode()
+        seal |= writes if number == at else {}
+        (folder / f"seal/{number:020}").write_text(json.dumps(seal, separators=(",", ":")))
+        prev, first = seal["segmentRoot"], end
+
+
+def test_the_seals_of_a_log_follow_each_other(tmp_path):
+    hashes = write_log(tmp_path, 700)
+    for first, ends in ((0, []), (0, [300, 301, 700]), (250, [256, 700]), (0, [300, 700, 705, 800]), (700, [701])):
+        write_seals(tmp_path, leaves(900), ends, first=first)
+        *_, seals = verify.verify_log(tmp_path, KEYS)
+        assert [seal.end for seal in seals] == ends and [seal.segment for seal in seals] == HOURS[: len(ends)]
+        verify.verify_log(tmp_path, Keys(None, KEYS.public))
+        for seal in seals:
+            (tmp_path / seal.name).unlink()
+    write_seals(tmp_path, hashes, [300, 301, 700])
+    for name in ("seal/3", "seal/x", f"seal/{3:021}", f"seal/{3:020}/x", f"seals/{3:020}"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        refused(verify.verify_log, tmp_path, KEYS, says=f"{name}: is no file of a log")
+        (tmp_path / name).unlink()
+    for number in (0, 1):
+        path = tmp_path / f"seal/{number:020}"
+        path.rename(tmp_path.parent / "away")
+        refused(verify.verify_log, tmp_path, KEYS, says=f"seal/{number:020}: is missing")
+        (tmp_path.parent / "away").rename(path)
+    text = path.read_text()
+    for other in (
+        "", "{}", "[]", text + "\n", text.replace(":", ": ", 1), text.replace("{", '{"x":1,', 1), text + text,
+        text.replace('"silo":"eu",', "").replace('"stream"', '"silo":"eu","stream"').replace('"acme"', '"\\u0061cme"'),
+        text.replace('"number":1,', "").replace('"segmentId"', '"number":1,"segmentId"').replace(":300", ":300.0"),
+        text.replace('"silo":"eu",', "").replace('"origin"', '"silo":"eu","origin"'), " " * 20_000 + text,
+        text.replace('"size":301,', "").replace('"},"algo"', '","size":301},"algo"'), text.replace("T1", "\u0661"),
+    ):  # fmt: skip
+        path.write_text(other)
+        refused(verify.verify_log, tmp_path, KEYS, says=f"{path.parent.name}/{path.name}")
+    first = tmp_path / f"seal/{0:020}"
+    first.write_text(first.read_text().replace('"prevRoot":null,', ""))
+    refused(verify.verify_log, tmp_path, KEYS, says=f"seal/{0:020}: is not in the one text")
+    path.unlink()
+    write_seals(tmp_path.parent / "other", hashes, [300, 301, 700])
+    for stored in (tmp_path.parent / "other" / "seal").iterdir():
+        stored.rename(tmp_path / "seal" / stored.name)
+    refused(verify.verify_log, tmp_path, KEYS, says="the seal of another log")
+
+
+CHANGES = [
+    {"format": "trailhouse-segment-seal-2"}, {"tenantId": "globex"}, {"silo": "us"}, {"stream": "other"},
+    {"origin": ORIGIN[:-1] + "0"}, {"number": 2}, {"segmentId": "seg-2026-11-22"}, {"firstLeaf": 299},
+    {"leafCount": 2}, {"leafCount": 0, "treeHead": {"size": 300, "root": to_base64(bytes(32))}},
+    {"firstLeaf": 299, "leafCount": 2}, {"firstLeaf": 301, "treeHead": {"size": 302, "root": to_base64(bytes(32))}},
+    {"segmentRoot": to_base64(bytes(32))}, {"segmentRoot": to_base64(bytes(31))}, {"prevRoot": to_base64(bytes(32))},
+    {"prevRoot": None}, {"prevRoot": ""}, {"treeHead": {"size": 301, "root": to_base64(bytes(32))}}, {"algo": "none"},
+    {"treeHead": {"size": 302, "root": to_base64(tree(leaves(301)))}}, {"signedAt": "2026-11-22"}, {"keyId": "other"},
+    {"treeHead": {"size": 301, "root": to_base64(tree(leaves(301))), "x": 1}},
+]  # fmt: skip
+UNSIGNABLE = [
+    {"number": 1.0}, {"number": True}, {"firstLeaf": -300}, {"leafCount": 2**64}, {"treeHead": []}, {"signature": "x"},
+    {"treeHead": {"size": 301}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES + UNSIGNABLE, ids=lambda change: str(change)[:40])
+def test_no_seal_says_anything_else_even_if_that_is_signed(tmp_path, change):
+    hashes = write_log(tmp_path, 700)
+    if change not in UNSIGNABLE:
+        write_seals(tmp_path, hashes, [300, 301, 700], change=(1, change, {}))
+        refused(verify.verify_log, tmp_path, KEYS, says=f"seal/{1:020}")
+    write_seals(tmp_path, hashes, [300, 301, 700], change=(1, {}, change))
+    refused(verify.verify_log, tmp_path, KEYS, says=f"seal/{1:020}")
+
+
+def test_a_seal_that_the_product_made_holds():
+    folder = Path(__file__).parents[2] / "tests/data/seal"
+    keys = verify.parse_jwks((folder / "acme.jwks").read_bytes())
+    data = (folder / f"{1:020}").read_bytes()
+    seal = verify.open_seal(data, f"seal/{1:020}", keys)
+    assert (seal.first, seal.end, seal.segment, seal.tenant) == (300, 307, "seg-2026-11-22T11", "acme")
+    refused(verify.open_seal, data.replace(b"12:00:00", b"12:00:01"), f"seal/{1:020}", keys, says="did not sign it")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tenantId": "acmf"}, {"silo": "us"}, {"segmentId": HOURS[2]}, {"signedAt": "2026-11-22T12:00:09.000006Z"},
+        {"keyId": "kms://eu/00/s2"}, {"signature": base64.b64encode(bytes(64)).decode()}, {"signature": "AAAA"},
+        {"segmentRoot": to_base64(bytes(32))}, {"treeHead": {"size": 700, "root": to_base64(bytes(32))}},
+    ],
+)  # fmt: skip
+def test_all_of_a_seal_is_signed_by_the_key_that_it_names(tmp_path, change):
+    write_seals(tmp_path, write_log(tmp_path, 700), [700], change=(0, {}, change))
+    keys = KEYS.public | {"kms://eu/00/s2": WITNESSES[0].public_key().public_bytes_raw()}
+    refused(verify.verify_log, tmp_path, Keys(None, keys), says="its key did not sign it")
+
+
+def test_seals_are_of_the_segments_that_the_commits_say(tmp_path):
+    write_seals(tmp_path, write_log(tmp_path, 12), [5, 7, 9], names=[HOURS[0], HOURS[0], HOURS[1]], first=2)
+    *_, seals = verify.verify_log(tmp_path, KEYS)
+    begun = [(2, HOURS[0]), (7, HOURS[1])]
+
+    def check(begun, seals=seals, signed=12, size=12):
+        verify_table.verify_seals(seals, begun, signed, size)
+
+    check(begun)
+    check([*begun, (9, HOURS[2])])
+    check([*begun, (10, HOURS[2])], signed=10)
+    check(begun[:1], [])
+    check([], [])
+    check(begun[:1], seals[:2])
+    refused(check, [*begun, (10, HOURS[2])], says=f"seal/{3:020}: is missing")
+    refused(check, begun, [], says=f"seal/{0:020}: is missing")
+    refused(check, begun, seals[:1], says=f"seal/{1:020}: is missing")
+    refused(lambda: check(begun, size=8), says=f"seal/{2:020}: is of leaves")
+    for other in ([], begun[1:], [(1, HOURS[0]), begun[1]], [(3, HOURS[0]), begun[1]], [(2, HOURS[2]), begun[1]]):
+        refused(check, other, says=f"seal/{0:020}: the commits say another segment")
+    for at in (6, 8):
+        refused(check, [begun[0], (at, HOURS[1])], says="the commits say another segment")
+    refused(check, [begun[0], (5, HOURS[1])], says=f"seal/{1:020}: the commits say another segment")
+    found = {index: (leaf, "f") for index, leaf in enumerate(leaves(12))}
+    verify_table.verify_stream("s", 12, found, [], [], seals)
+    late = [seals[2]._replace(root=bytes(32))]
+    refused(verify_table.verify_stream, "s", 12, found, [], [], late, says="its roots are not those of the leaves")
+
+
+def test_a_row_is_in_the_segment_of_its_leaf(monkeypatch):
+    rows = [BARE | {"leaf_index": 3, "segment_id": HOURS[1], "ingest_date": "2025-10-28"}]
+    partition = [rows[0].pop(name) if name in rows[0] else "audit.default" for name in verify_table.PARTITIONS]
+    monkeypatch.setattr(verify_table, "rows_of", lambda *_: [dict(row) for row in rows])
+    file = verify_table.File("f", partition, 0, "", 1, 0, 9)
+
+    def check(begun):
+        return list(verify_table.file_leaves(b"", file, "acme", begun, None))
+
+    for begun in ([], [(4, HOURS[0])], [(3, HOURS[1])], [(0, HOURS[0]), (2, HOURS[1]), (4, HOURS[2])]):
+        assert check(begun) == [(3, verify_table.record_leaf(BARE))]
+    for begun in ([(0, HOURS[0])], [(0, HOURS[1]), (3, HOURS[0])]):
+        refused(check, begun, says="f: leaf 3: is in another segment")
+
+
 # table/log, table/file_set, sequencer/tree
 
 
@@ -524,14 +739,19 @@ def entry_of(size, *actions):
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
+def note_of(at, segment="seg-2026-11-22T10", stream="s"):
+    return {"commitInfo": {f"th.segment:{stream}:{at:0>20}": segment}}
+
+
 def write_table(folder, *entries):
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for version, entry in enumerate(entries):
         (folder / f"{version:020}.json").write_bytes(entry)
 
 
 def test_the_delta_log_is_compared_with_the_checkpoint(tmp_path):
-    entries = [b'{"protocol":{}}\n', entry_of(2, add()), b'{"txn":{"appId":"a","version":1}}\n']
+    begun = {"commitInfo": {f"th.segment:s:{at:020}": HOURS[at] for at in (1, 0)}}
+    entries = [b'{"protocol":{}}\n', entry_of(2, add(), begun), b'{"txn":{"appId":"a","version":1}}\n']
     write_table(tmp_path, *entries)
     path = add()["add"]["path"]
     texts = (path, "ab", "s", "2026-11-22", "standard")
@@ -539,13 +759,17 @@ def test_the_delta_log_is_compared_with_the_checkpoint(tmp_path):
     for entry in entries[:2]:
         digest = sha256(digest, sha256(entry))
     good = Checkpoint(ORIGIN, 2, tree(leaves(2)), 1, sha256(*map(lp, texts), struct.pack("<Q", 2)), digest)
-    files, sizes, notes = verify_table.read_table_log(tmp_path, "s", good)
+    files, sizes, notes, segments = verify_table.read_table_log(tmp_path, "s", good)
     assert (list(files), sizes, len(notes["s"])) == ([path], {"s": 2}, 1)
+    assert segments == {"s": [(0, HOURS[0]), (1, HOURS[1])]}
     assert (files[path].first, files[path].end) == (0, 2)
     for wrong in (good._replace(table_log_digest=bytes(32)), good._replace(file_set_root=bytes(32)),
     good._replace(size=1)):
         refused(verify_table.read_table_log, tmp_path, "s", wrong, says="00000000000000000001.json")
     refused(verify_table.read_table_log, tmp_path, "s", good._replace(table_version=3), says="ends before")
+    for again in (note_of(0, HOURS[2]), note_of(1, HOURS[0])):
+        write_table(tmp_path, entries[0], entry_of(2, add(), note_of(0, HOURS[0]), again))
+        refused(verify_table.read_table_log, tmp_path, "s", good, says=f"{1:020}.json: th.segment:s says again")
     (tmp_path / f"{1:020}.json").unlink()
     refused(verify_table.read_table_log, tmp_path, "s", good, says="entry 1 is missing")
 
@@ -558,7 +782,8 @@ def test_the_delta_log_is_compared_with_the_checkpoint(tmp_path):
         entry_of(2, add(partitionValues={"stream": "s"})), entry_of(2, add(tags={})), entry_of(2).replace(b"root",
         b"r00t"),
         entry_of(2).replace(b'"version": 2', b'"version": 3'), entry_of(2).replace(b"th.log:s", b"th.log:t"),
-        b'{"txn":{"appId":"th.log:s","version":2}}\n',
+        b'{"txn":{"appId":"th.log:s","version":2}}\n', entry_of(2, note_of(2)), entry_of(2, note_of(0, "T10")),
+        entry_of(2, note_of("x")), entry_of(2, note_of(0, None)), entry_of(2, note_of(0, stream="t")),
     ],
 )  # fmt: skip
 def test_an_entry_that_contradicts_itself_is_refused(entry):
@@ -584,6 +809,41 @@ def test_the_notes_of_commits_are_those_of_the_leaves():
     refused(verify_table.verify_stream, "s", 5, found | {2: (bytes(32), "g")}, [], leaves(5), says="g: leaf 2")
     found.pop(3)
     refused(verify_table.verify_stream, "s", 5, found, [], [], says="leaf 3")
+
+
+def test_a_table_has_the_seals_of_its_log(tmp_path, monkeypatch):
+    """Also those that reach beyond its checkpoint."""
+    folder, log = tmp_path / "tenants/acme/audit/records", tmp_path / "s"
+    path = add()["add"]["path"]
+    entries = [entry_of(4, add(rows=4), note_of(0), note_of(3, HOURS[1]))]
+    entries += [entry_of(9, add(path.replace("0.parquet", "1.parquet"), rows=5), note_of(6, HOURS[2]))]
+    write_table(folder / "_delta_log", *entries)
+    hashes = write_log(log, 4)
+    files = sha256(*map(lp, (path, "ab", "s", "2026-11-22", "standard")), struct.pack("<Q", 4))
+    found = Checkpoint(ORIGIN, 4, tree(hashes), 0, files, sha256(bytes(32), sha256(entries[0])))
+    (log / "checkpoint").write_text(signed(found))
+    monkeypatch.setattr(verify_table, "decryption", lambda *_: dict)
+    monkeypatch.setattr(verify_table, "read_data_file", lambda *_: b"")
+    held = lambda _, file, *__: [(at, leaf) for at, leaf in enumerate(leaves(9)) if file.first <= at < file.end]
+    monkeypatch.setattr(verify_table, "file_leaves", held)
+
+    def check(ends, change=None, keys=KEYS, hashes=leaves(20)):
+        write_seals(log, hashes, ends, change=change)
+        assert verify_table.verify_table(folder, log, keys, tmp_path, "eu")[1] == {"s": 9}
+        (log / f"seal/{len(ends) - 1:020}").unlink()
+
+    check([3])
+    check([3, 6])
+    check([3, 6, 9], keys=Keys(None, KEYS.public))
+    refused(check, [3, 6, 10], says=f"seal/{2:020}: is of leaves that the table does not have")
+    (log / f"seal/{2:020}").unlink()
+    refused(check, [3, 7], says=f"seal/{1:020}: the commits say another segment")
+    refused(check, [3, 6], None, KEYS, leaves(4) + leaves(4), says=f"seal/{1:020}: its roots are not those")
+    (log / f"seal/{1:020}").unlink()
+    refused(check, [3], (0, {"silo": "us"}, {}), says="of another silo")
+    refused(check, [3], (0, {"tenantId": "globex"}, {}), Keys(None, KEYS.public), says="the seal of another log")
+    (log / f"seal/{0:020}").unlink()
+    refused(check, [], says=f"seal/{0:020}: is missing")
 
 
 # The command line
@@ -616,6 +876,23 @@ def test_the_exit_code_says_what_was_found(tmp_path, capsys):
     assert run("log", tmp_path / "log", "--jwks", keys) == 0
     (tmp_path / "log" / "strange").touch()
     assert run("log", tmp_path / "log", "--jwks", keys) == 1
+    witnesses = [word for at in (0, 1) for word in ("--witness", verifier_key(f"w{at}", WITNESSES[at]))]
+    (tmp_path / "log" / "strange").unlink()
+    new.write_text(cosigned(new.read_text(), "w1", WITNESSES[1]))
+    (tmp_path / "log" / "checkpoint").write_text(new.read_text())
+    seen = cosigned(proof_of(PARTS)["checkpoint"], "w1", WITNESSES[1])
+    proof.write_text(json.dumps(proof_of(PARTS) | {"checkpoint": seen}))
+    later = ("checkpoint", new, "--against", old, "--consistency", path)
+    for words in (("proof", proof), later, ("log", tmp_path / "log")):
+        assert run(*words, "--jwks", keys, *witnesses, "--quorum", 1) == 0
+        assert run(*words, "--jwks", keys, *witnesses[2:]) == 0
+        assert run(*words, "--jwks", keys, *witnesses) == 1
+        assert "1 of 2 witnesses signed it, not 2" in capsys.readouterr().err
+        for wrong in (
+            (*witnesses, "--quorum", 3), (*witnesses, "--quorum", 0), ("--quorum", 1), ("--quorum", 0),
+            ("--witness", "w"), (*witnesses[:2] * 2, "--quorum", 2), (*witnesses, "--quorum", "x"),
+        ):  # fmt: skip
+            assert run(*words, "--jwks", keys, *wrong) == 2, wrong
     unchecked = [
         ("proof", tmp_path / "none", "--jwks", keys), ("proof", proof, "--jwks", tmp_path / "none"), ("proof", proof),
         ("log", tmp_path / "none", "--jwks", keys), ("checkpoint", new, "--against", old, "--jwks", keys), ("x",), (),

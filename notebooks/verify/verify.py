@@ -5,6 +5,7 @@
     python verify.py log FOLDER --jwks acme.jwks
     python verify.py table TABLE_FOLDER --log FOLDER --jwks acme.jwks --keys KEY_FOLDER --silo NAME
 
+With --witness VKEY, once for each witness, --quorum K of them (or all) must have signed the checkpoint as well.
 Exit code 0: all of it holds; 1: something does not, as stderr says; 2: it could not be checked.
 """
 
@@ -20,7 +21,7 @@ from collections import namedtuple
 from pathlib import Path
 
 NOTE_BYTES_MAX, SIGNATURES_MAX, PATH_MAX, PARTS_MAX, NUMBER_MAX = 64 << 10, 64, 64, 100_000, 2**63 - 1
-JSON_BYTES_MAX, TILE_WIDTH, LEVELS_MAX, HASH_BYTES = 256 << 20, 256, 8, 32
+JSON_BYTES_MAX, TILE_WIDTH, LEVELS_MAX, HASH_BYTES, SEAL_BYTES_MAX = 256 << 20, 256, 8, 32, 16 << 10
 NOTHING, TEXT, JSON, INSTANT, LABELS, REST = range(6)
 PROMOTED = 255  # seal/leaf: stands before a promoted column in the rest; the other columns have these numbers, from 1
 COLUMNS = """tenant_id stream record_id created_at ingested_at retention_class action resource_type resource_id
@@ -34,8 +35,15 @@ RULED = [name for name in COLUMNS if name not in FIXED]
 NOT_IN_LEAF = set("""ingest_date leaf_index segment_id salt field_salts commitments sealed_fields subject_ref
     payload_hash key_digest leaf_layout""".split())
 EMPTY_ROOT = hashlib.sha256().digest()
+SEGMENT = r"seg-[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}"
+NOTE_KEY, COSIGNATURE_KEY = 1, 4  # C2SP signed-note: what keys sign
+# seal/segment: the members of a seal in their order, but that the prevRoot of the first one is null.
+SEAL = dict.fromkeys("format tenantId silo stream origin".split(), str) | {"number": int, "segmentId": str}
+SEAL |= {"firstLeaf": int, "leafCount": int, "segmentRoot": str, "prevRoot": str, "treeHead": dict}
+SEAL |= dict.fromkeys("algo signedAt keyId signature".split(), str)
 
-Keys = namedtuple("Keys", "tenant public")
+Keys = namedtuple("Keys", "tenant public witnesses quorum", defaults=((), 0))
+Seal = namedtuple("Seal", "name tenant silo stream origin segment first end root prev tree")
 Proven = namedtuple("Proven", "tenant stream record_id leaf_index shown withheld checkpoint")
 
 
@@ -112,7 +120,7 @@ def taken(value: object, what: str, /, only: bool = True, **members: type) -> li
     require(not only or value.keys() <= members.keys(), f"{what}: has a member that it should not have")
     for name, kind in members.items():
         require(type(value.get(name)) is kind, f"{what}: {name} is missing, or of another type")
-    return [value[name] for name in members]
+    return [value.get(name) for name in members]
 
 
 def node(left: bytes, right: bytes) -> bytes:
@@ -190,9 +198,20 @@ def require_tenant(keys: Keys, tenant: str) -> None:
     require(keys.tenant in (None, tenant), f"the keys are another tenant's, not those of {tenant!a}")
 
 
-def key_id(name: str, public: bytes) -> bytes:
-    """seal/note: the beginning of SHA-256(name, line feed, type 1, public key)."""
-    return sha256(name.encode(), b"\n\x01", public)[:4]
+def key_id(name: str, public: bytes, kind: int = NOTE_KEY) -> bytes:
+    """seal/note: the beginning of SHA-256(name, line feed, type, public key)."""
+    return sha256(name.encode(), b"\n", bytes([kind]), public)[:4]
+
+
+def signed_by(public: bytes, signature: bytes, message: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+        return True
+    except (InvalidSignature, ValueError):
+        return False
 
 
 def parse_note(data: bytes) -> tuple[str, list[tuple[str, bytes]]]:
@@ -211,19 +230,34 @@ def parse_note(data: bytes) -> tuple[str, list[tuple[str, bytes]]]:
 
 def open_note(data: bytes, name: str, public: list[bytes]) -> str:
     """The text, which one of the keys signed under this name. Strangers' signatures are passed over, false ones not."""
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     text, signatures = parse_note(data)
     own = [(key, signature) for named, signature in signatures for key in public if named == name]
     known = [(key, signature) for key, signature in own if key_id(name, key) == signature[:4]]
     require(known, "none of the tenant's keys signed it")
     for key, signature in known:
-        try:
-            Ed25519PublicKey.from_public_bytes(key).verify(signature[4:], text.encode())
-        except (InvalidSignature, ValueError):
-            raise NotVerified("a signature is not that of the key that it names") from None
+        require(signed_by(key, signature[4:], text.encode()), "a signature is not that of the key that it names")
     return text
+
+
+def parse_witness(text: str) -> tuple[str, bytes]:
+    """C2SP tlog-cosignature: the name and the public key of a witness, from its verifier key."""
+    found = re.fullmatch(r"([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/]{44})", text)
+    key = base64.b64decode(found[3]) if found else b""
+    if key[:1] != bytes([COSIGNATURE_KEY]) or key_id(found[1], key[1:], COSIGNATURE_KEY).hex() != found[2]:
+        raise ValueError(f"{text!a} is no verifier key of a witness")
+    return found[1], key[1:]
+
+
+def require_witnesses(data: bytes, keys: Keys) -> None:
+    """C2SP tlog-cosignature: as many of the witnesses as are asked for signed it, each with the time that it says."""
+    (text, signatures), seen = parse_note(data), set()
+    for name, public in keys.witnesses:
+        begin = key_id(name, public, COSIGNATURE_KEY)
+        for cosigned in (signature[4:] for named, signature in signatures if (named, signature[:4]) == (name, begin)):
+            message = f"cosignature/v1\ntime {int.from_bytes(cosigned[:8], 'big')}\n{text}"
+            seen |= {public} if signed_by(public, cosigned[8:], message.encode()) else set()
+    witnesses = len({public for _, public in keys.witnesses})
+    require(len(seen) >= keys.quorum, f"{len(seen)} of {witnesses} witnesses signed it, not {keys.quorum}")
 
 
 class Checkpoint(namedtuple("Checkpoint", "origin size root table_version file_set_root table_log_digest")):
@@ -248,10 +282,11 @@ def parse_checkpoint(text: str) -> Checkpoint:
 
 
 def open_checkpoint(note: bytes, keys: Keys, what: object) -> Checkpoint:
-    """seal/checkpoint: signed by one of the tenant's keys, under the name of the origin."""
+    """seal/checkpoint: signed by one of the tenant's keys, under the name of the origin, and by enough witnesses."""
     try:
         checkpoint = parse_checkpoint(parse_note(note)[0])
         open_note(note, checkpoint.origin, list(keys.public.values()))
+        require_witnesses(note, keys)
         return checkpoint
     except NotVerified as error:
         raise NotVerified(f"{what}: {error}") from None
@@ -415,8 +450,54 @@ def expected_tiles(size: int, names: set[str]) -> dict[tuple[int, int], int]:
     return widths
 
 
-def verify_log(folder: Path, keys: Keys) -> tuple[Checkpoint, list[list[bytes]]]:
-    """table/published, seal/tile: the checkpoint, and beside it tiles and nothing else; gives the subtrees as well."""
+def open_seal(data: bytes, name: str, keys: Keys) -> Seal:
+    """seal/segment: a seal in its one text, signed by the key that it names."""
+    document, number = parse_json(data, name), int(name[-20:])
+    values = taken(document, name, **SEAL | {"prevRoot": str if number else type(None)})
+    form, tenant, silo, stream, origin, at, segment, first, count, root, prev, head, algo, time, kid, signature = values
+    size, tree = taken(head, f"{name}: treeHead", size=int, root=str)
+    one = dict(zip(SEAL, values)) | {"treeHead": {"size": size, "root": tree}}
+    is_one = json.dumps(one, ensure_ascii=False, separators=(",", ":")).encode() == data
+    is_timed = re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z", time)
+    require(is_one and is_timed and re.fullmatch(SEGMENT, segment), f"{name}: is not in the one text of a seal")
+    known = (form, algo) == ("trailhouse-segment-seal-1", "rfc6962-sha256+ed25519")
+    require(known, f"{name}: is of another format, or signed in another way")
+    counts = at == number and 0 <= first < first + count == size <= NUMBER_MAX
+    require(counts, f"{name}: its numbers are not those of a seal of this name")
+    roots = [b"" if text is None else unbase64(text, f"{name}: a root", HASH_BYTES) for text in (root, prev, tree)]
+    parts = [tenant, silo, stream, origin, at, segment, first, count, *roots, algo, time]
+    encoded = (lp(struct.pack("<Q", part) if isinstance(part, int) else part) for part in parts)
+    message = b"trailhouse segment seal 1\0" + b"".join(encoded)
+    signed = unbase64(signature, f"{name}: signature", url=False)
+    require(kid in keys.public and signed_by(keys.public[kid], signed, message), f"{name}: its key did not sign it")
+    return Seal(name, tenant, silo, stream, origin, segment, first, size, *roots)
+
+
+def open_seals(folder: Path, names: list[str], origin: str, keys: Keys) -> list[Seal]:
+    """table/seals, seal/segment: the seals of a log, each of which begins where the one before it ends."""
+    seals = []
+    for number, name in enumerate(names):
+        require(name == f"seal/{number:020}", f"seal/{number:020}: is missing")
+        seal = open_seal(read(folder / name, SEAL_BYTES_MAX), name, keys)
+        before = seals[-1] if seals else seal._replace(end=seal.first, root=b"")
+        tenant = before.tenant if keys.tenant is None else keys.tenant
+        owner = (tenant, before.silo, folder.resolve().name, origin)
+        require((seal.tenant, seal.silo, seal.stream, seal.origin) == owner, f"{name}: is the seal of another log")
+        require((seal.first, seal.prev) == (before.end, before.root), f"{name}: does not follow the seal before it")
+        seals.append(seal)
+    return seals
+
+
+def verify_roots(seals: list[Seal], levels: list[list[bytes]]) -> None:
+    """seal/segment: the roots that seals say, of those seals that end within these leaves."""
+    for seal in (seal for seal in seals if seal.end <= len(levels[0])):
+        own = tree_root(subtrees(levels[0][seal.first : seal.end]), seal.end - seal.first)
+        roots = (own, tree_root(levels, seal.end))
+        require(roots == (seal.root, seal.tree), f"{seal.name}: its roots are not those of the leaves")
+
+
+def verify_log(folder: Path, keys: Keys) -> tuple[Checkpoint, list[list[bytes]], list[Seal]]:
+    """table/published, seal/tile: the checkpoint, beside it tiles, seals and nothing else; gives the subtrees too."""
     listed = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     names = {path.relative_to(folder).as_posix() for path in listed}
     note = read(folder / "checkpoint", NOTE_BYTES_MAX)
@@ -424,7 +505,8 @@ def verify_log(folder: Path, keys: Keys) -> tuple[Checkpoint, list[list[bytes]]]
     widths = expected_tiles(checkpoint.size, names)
     lowest = [read_tile(folder, tile_path(*tile, width), width) for tile, width in widths.items() if tile[0] == 0]
     levels = subtrees([leaf for tile in lowest for leaf in tile])
-    for name in sorted(names - {"checkpoint"}):
+    sealed = sorted(name for name in names if re.fullmatch(r"seal/[0-9]{20}", name))
+    for name in sorted(names - {"checkpoint", *sealed}):
         level, index, width = parse_tile_path(name) or (0, 0, 0)
         require(width, f"{name}: is no file of a log")
         held = widths.get((level, index), 0)
@@ -433,7 +515,9 @@ def verify_log(folder: Path, keys: Keys) -> tuple[Checkpoint, list[list[bytes]]]
             other = tile_path(level - 1, at) if level else tile_path(0, index, held)
             require(found == levels[8 * level][at], f"{name}: hash {at} does not fit {other}")
     require(tree_root(levels, checkpoint.size) == checkpoint.root, "tile/0: its hashes do not make the signed root")
-    return checkpoint, levels
+    seals = open_seals(folder, sealed, checkpoint.origin, keys)
+    verify_roots(seals, levels)
+    return checkpoint, levels, seals
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
@@ -446,16 +530,24 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
         command.add_argument("path", type=Path)
         for option in ["--jwks", *others]:
             command.add_argument(option, type=Path, required=name == "table" or option == "--jwks")
+        command.add_argument("--witness", type=parse_witness, action="append", default=[], metavar="VKEY")
+        command.add_argument("--quorum", type=int, metavar="K")
     commands.choices["table"].add_argument("--silo", required=True)
     arguments = parser.parse_args(words)
     if arguments.command == "checkpoint" and (arguments.against is None) != (arguments.consistency is None):
         parser.error("--against and --consistency belong together")
+    witnesses = len({public for _, public in arguments.witness})
+    if arguments.quorum is None:
+        arguments.quorum = witnesses
+    elif not 1 <= arguments.quorum <= witnesses:
+        parser.error(f"--quorum is not between 1 and the number of witnesses, {witnesses}")
     return arguments
 
 
 def run(arguments: argparse.Namespace) -> str:
     """Does what the command line asks for, and says what holds."""
     path, keys = arguments.path, parse_jwks(read(arguments.jwks, JSON_BYTES_MAX))
+    keys = keys._replace(witnesses=arguments.witness, quorum=arguments.quorum)
     if arguments.command == "proof":
         proven = verify_proof(read(path, JSON_BYTES_MAX), keys)
         record = f"record {proven.record_id!a} of tenant {proven.tenant!a}, stream {proven.stream!a}"
@@ -470,11 +562,11 @@ def run(arguments: argparse.Namespace) -> str:
         signed = f"{checkpoint.size} leaves at version {checkpoint.table_version}"
         return f"verified: {files} file(s) with {leaves}; {checkpoint.origin} signs {signed}"
     if arguments.command == "log":
-        checkpoint, _ = verify_log(path, keys)
+        checkpoint, *_ = verify_log(path, keys)
     else:
         checkpoint = open_checkpoint(read(path, NOTE_BYTES_MAX), keys, path)
     if getattr(arguments, "against", None):
-        old = open_checkpoint(read(arguments.against, NOTE_BYTES_MAX), keys, arguments.against)
+        old = open_checkpoint(read(arguments.against, NOTE_BYTES_MAX), keys._replace(quorum=0), arguments.against)
         verify_consistency(checkpoint, old, read(arguments.consistency, JSON_BYTES_MAX))
     version = f"version {checkpoint.table_version} of its table"
     return f"verified: {checkpoint.origin} has {checkpoint.size} leaves at {version}"

@@ -5,6 +5,7 @@ import hmac
 import json
 import re
 import struct
+from bisect import bisect_right
 from collections import defaultdict, namedtuple
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -12,9 +13,9 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from verify import (
-    COLUMNS, HASH_BYTES, JSON, JSON_BYTES_MAX, KINDS, NOT_IN_LEAF, NOTHING, PROMOTED, REST, RULED, TEXT, Checkpoint,
-    Keys, NotVerified, commitment, encode_value, frontier, leaf_hash, lp, parse_json, place_order, read, require,
-    require_tenant, sha256, subtrees, taken, to_base64, tree_root, unbase64, verify_log,
+    COLUMNS, HASH_BYTES, JSON, JSON_BYTES_MAX, KINDS, NOT_IN_LEAF, NOTHING, PROMOTED, REST, RULED, SEGMENT, TEXT,
+    Checkpoint, Keys, NotVerified, Seal, commitment, encode_value, frontier, leaf_hash, lp, parse_json, place_order,
+    read, require, require_tenant, sha256, subtrees, taken, to_base64, tree_root, unbase64, verify_log, verify_roots,
 )  # fmt: skip
 
 KEY_BYTES_MAX, DATA_BYTES_MAX, ROWS_AT_ONCE = 4096, 4 << 30, 4096
@@ -79,8 +80,8 @@ def add_file(body: dict, name: str, first: dict[str, int], end: dict[str, int]) 
     return File(path, partition, size, digest, rows, first.get(stream, 0) if is_new else 0, end.get(stream, 0))
 
 
-def fold(entry: bytes, name: str, files: dict[str, File], sizes: dict[str, int]) -> dict[str, dict]:
-    """table/log, sequencer/tree: what an entry does to files and sizes; the notes that it has of trees."""
+def fold(entry: bytes, name: str, files: dict[str, File], sizes: dict[str, int]) -> tuple[dict[str, dict], list]:
+    """table/log, sequencer/tree: what an entry does to files and sizes; what it notes of trees, and of segments."""
     actions, counted = defaultdict(list), {}
     for line in filter(None, entry.split(b"\n")):
         action = parse_json(line, name)
@@ -97,12 +98,18 @@ def fold(entry: bytes, name: str, files: dict[str, File], sizes: dict[str, int])
     noted = {key: taken(note, name, only=False, size=int, root=str, frontier=str)[0] for key, note in notes.items()}
     grows = all(sizes.get(stream, 0) <= size for stream, size in counted.items())
     require(noted == counted and grows, f"{name}: th.tree and th.log do not belong together, or to the entries before")
+    begun = []
+    for key, segment in (item for item in info if item[0].startswith("th.segment:")):
+        stream, _, at = key.removeprefix("th.segment:").rpartition(":")
+        is_new = re.fullmatch("[0-9]{20}", at) and sizes.get(stream, 0) <= int(at) < counted.get(stream, 0)
+        require(is_new and re.fullmatch(SEGMENT, str(segment)), f"{name}: {key!a} is no segment of leaves that it adds")
+        begun.append((stream, (int(at), segment)))
     for (path,) in (taken(body, name, only=False, path=str) for body in actions["remove"]):
         require(files.pop(unquote(path), None), f"{name}: takes away {path!a}, which is not there")
     for file in [add_file(body, name, sizes, sizes | counted) for body in actions["add"]]:
         require(files.setdefault(file.path, file) is file, f"{name}: adds {file.path}, which is there")
     sizes |= counted
-    return notes
+    return notes, begun
 
 
 def file_set_root(files: dict[str, File]) -> bytes:
@@ -112,22 +119,33 @@ def file_set_root(files: dict[str, File]) -> bytes:
     return sha256(*(text + struct.pack("<Q", file.rows) for text, file in zip(texts, ordered)))
 
 
-def read_table_log(folder: Path, stream: str, checkpoint: Checkpoint) -> tuple[dict, dict, dict]:
-    """table/log: the files, the sizes of the logs and the notes of their trees, after comparing with the checkpoint."""
-    files, sizes, notes, digest = {}, {}, defaultdict(list), bytes(HASH_BYTES)
+def read_table_log(folder: Path, stream: str, checkpoint: Checkpoint) -> tuple[dict, dict, dict, dict]:
+    """table/log: the files, and the sizes, notes and segments of the logs, after comparing with the checkpoint."""
+    files, sizes, notes, segments, digest = {}, {}, defaultdict(list), defaultdict(list), bytes(HASH_BYTES)
     names = sorted(path.name for path in folder.iterdir() if re.fullmatch(r"[0-9]{20}\.json", path.name))
     for version, name in enumerate(names):
         require(int(name[:20]) == version, f"_delta_log: entry {version} is missing")
         entry = read(folder / name, JSON_BYTES_MAX)
         digest = sha256(digest, sha256(entry))
-        for of, note in fold(entry, name, files, sizes).items():
+        trees, begun = fold(entry, name, files, sizes)
+        for of, note in trees.items():
             notes[of].append((name, note))
+        for of, segment in sorted(begun):
+            is_other = all(one not in segment for before in segments[of][-1:] for one in before)
+            require(is_other, f"{name}: th.segment:{of} says again which segment begins")
+            segments[of].append(segment)
         if version == checkpoint.table_version:
             require(digest == checkpoint.table_log_digest, f"_delta_log: 0 to {name} are not the signed ones")
             require(file_set_root(files) == checkpoint.file_set_root, f"{name}: has not the files that are signed")
             require(sizes.get(stream, 0) == checkpoint.size, f"{name}: has not as many leaves as are signed")
     require(len(names) > checkpoint.table_version, "_delta_log: ends before the version that is signed")
-    return files, sizes, notes
+    return files, sizes, notes, segments
+
+
+def segment_at(begun: list[tuple[int, str]], index: int) -> tuple[int, str] | None:
+    """sequencer/tree: where the segment of a leaf begins, and its name, if the commits say so."""
+    at = bisect_right(begun, index, key=lambda segment: segment[0])
+    return begun[at - 1] if at else None
 
 
 def decryption(folder: Path, tenant: str, silo: str, purpose: str) -> Callable[[], object]:
@@ -204,14 +222,16 @@ def row_leaf(row: dict, tenant: str) -> bytes:
     return record_leaf(row)
 
 
-def file_leaves(data: bytes, file: File, tenant: str, properties: object) -> Iterator[tuple[int, bytes]]:
-    """The leaves of a data file, each among those that its entry of the log added."""
+def file_leaves(data: bytes, file: File, tenant: str, begun: list, properties: object) -> Iterator[tuple[int, bytes]]:
+    """The leaves of a data file, each among those that its entry of the log added, and in the segment that it says."""
     rows = 0
     for row in rows_of(data, properties, file.path):
         rows, index = rows + 1, row.get("leaf_index")
         try:
             require(index is not None and file.first <= index < file.end, "is none that its entry of the log added")
             require(row.keys().isdisjoint(PARTITIONS), "has columns that only paths have")
+            segment = segment_at(begun, index)
+            require(not segment or segment[1] == row["segment_id"], "is in another segment by what the commits say")
             yield index, row_leaf(row | dict(zip(PARTITIONS, file.partition)), tenant)
         except NotVerified as error:
             raise NotVerified(f"{file.path}: leaf {index}: {error}") from None
@@ -220,8 +240,21 @@ def file_leaves(data: bytes, file: File, tenant: str, properties: object) -> Ite
     require(rows == file.rows, f"{file.path}: has {rows} rows, not {file.rows} as the log says")
 
 
-def verify_stream(stream: str, size: int, found: dict, notes: list, published: list[bytes]) -> None:
-    """sequencer/tree: the leaves of a stream are without hole, those published, and what every commit says of them."""
+def verify_seals(seals: list[Seal], begun: list[tuple[int, str]], signed: int, size: int) -> None:
+    """seal/segment: each seal is of one segment, and all that ended among the signed leaves are sealed."""
+    end = seals[-1].end if seals else 0
+    require(end <= size, f"seal/{len(seals) - 1:020}: is of leaves that the table does not have")
+    for seal in seals:
+        segment, last = segment_at(begun, seal.first), segment_at(begun, seal.end - 1)
+        is_one = segment and segment == last and segment[1] == seal.segment
+        is_placed = seal is not seals[0] or begun[:1] == [segment] and segment[0] == seal.first
+        require(is_one and is_placed, f"{seal.name}: the commits say another segment of its leaves")
+    ended = [begin for begin, _ in begun[1:] if begin < signed]
+    require(not ended or ended[-1] <= end, f"seal/{len(seals):020}: is missing")
+
+
+def verify_stream(stream: str, size: int, found: dict, notes: list, published: list[bytes], seals: list = ()) -> None:
+    """sequencer/tree: the leaves of a stream are without hole, those published, and what commits and seals say."""
     for index in range(size):
         require(index in found, f"leaf {index} of {stream!a}: is in no file")
     for index, leaf in enumerate(published):
@@ -233,6 +266,7 @@ def verify_stream(stream: str, size: int, found: dict, notes: list, published: l
         require(root == tree_root(levels, note["size"]), f"{what}: root is not that of the {note['size']} leaves")
         edge = to_base64(b"".join(frontier(levels, note["size"])))
         require(note["frontier"] == edge, f"{what}: frontier is not that of the {note['size']} leaves")
+    verify_roots(seals, levels)
 
 
 def verify_table(folder: Path, log: Path, keys: Keys, key_folder: Path, silo: str) -> tuple[Checkpoint, dict, int]:
@@ -242,14 +276,17 @@ def verify_table(folder: Path, log: Path, keys: Keys, key_folder: Path, silo: st
         raise ValueError(f"{folder} is no tenants/<tenant>/audit/records or evidence")
     stream = log.resolve().name
     require_tenant(keys, tenant)
-    checkpoint, published = verify_log(log, keys)
-    files, sizes, notes = read_table_log(folder / "_delta_log", stream, checkpoint)
+    checkpoint, published, seals = verify_log(log, keys._replace(tenant=tenant))
+    files, sizes, notes, segments = read_table_log(folder / "_delta_log", stream, checkpoint)
+    require(not seals or seals[0].silo == silo, "the seals are of another silo")
+    verify_seals(seals, segments[stream], checkpoint.size, sizes.get(stream, 0))
+    own = {stream: (published[0], [seal for seal in seals if seal.end > checkpoint.size])}
     properties, leaves = decryption(key_folder, tenant, silo, PURPOSES[kind]), defaultdict(dict)
     for file in files.values():
         data, known = read_data_file(folder, file, (tenant, silo, kind)), leaves[file.partition[0]]
-        for index, leaf in file_leaves(data, file, tenant, properties()):
+        for index, leaf in file_leaves(data, file, tenant, segments[file.partition[0]], properties()):
             require(index not in known, f"{file.path}: leaf {index} is also in {known.get(index, leaf)[1]}")
             known[index] = (leaf, file.path)
     for name, size in sizes.items():
-        verify_stream(name, size, leaves[name], notes[name], published[0] if name == stream else [])
+        verify_stream(name, size, leaves[name], notes[name], *own.get(name, ([],)))
     return checkpoint, sizes, len(files)

@@ -18,6 +18,7 @@ mod envelope;
 mod introduced;
 mod kms;
 mod local;
+mod own_key;
 mod owner_files;
 mod ring;
 mod secret;
@@ -33,6 +34,7 @@ pub use envelope::{
 pub use introduced::{Introduction, strangers};
 pub use kms::{KeyError, KeyId, Kms, SigningKeyId};
 pub use local::LocalKms;
+pub use own_key::OwnKey;
 pub use ring::{KEY_LIFETIME_MAX, KeyRing};
 pub use secret::{KEY_LEN, SecretKey};
 pub use stored::RootSecret;

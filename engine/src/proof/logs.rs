@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use catalog::clock::{Clock, Timestamp};
 use catalog::keys::{KeyRing, PublicKeys, TenantSecret};
@@ -19,6 +20,7 @@ use tokio::sync::Mutex;
 
 use super::objects::Objects;
 use super::sealing::{Growing, Sealing};
+use super::witnessing::{Asked, Witness};
 use super::{Error, LogName};
 use crate::seal::{Checkpoint, Edge, Hash, Origin, SignedCheckpoint, TileId};
 use crate::sequencer::{self, Committed, Tree};
@@ -28,6 +30,8 @@ use crate::table::{self, Table, TableState, Tables, table_of};
 const LOGS_MAX: u64 = 4_096;
 /// Tiles of a log that are stored at once.
 const PUTS_AT_ONCE: usize = 8;
+/// When witnesses are asked again that did not cosign.
+const WITNESS_AGAIN: Duration = Duration::from_secs(30);
 /// Leaves that are read from the rows at a time.
 const LEAVES_AT_ONCE: i64 = 1 << 20;
 
@@ -38,6 +42,7 @@ pub struct Logs {
     pub(super) schemas: Arc<Schemas>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) registry: Arc<Registry>,
+    pub(super) witnesses: Vec<Asked>,
     published: Cache<LogName, Known>,
 }
 
@@ -52,14 +57,15 @@ pub(super) struct Published {
 }
 
 /// What is known of a published log; nothing, if nobody has looked yet.
-type Known = Arc<Mutex<Option<Published>>>;
+pub(super) type Known = Arc<Mutex<Option<Published>>>;
 
 impl Logs {
-    /// The logs of these tables, signed with the keys of this ring.
+    /// The logs of these tables, signed with the keys of this ring, and shown to these witnesses.
     pub fn new(
         tables: Arc<Tables>,
         (registry, keys, schemas): (Arc<Registry>, Arc<KeyRing>, Arc<Schemas>),
         clock: Arc<dyn Clock>,
+        witnesses: Vec<Arc<dyn Witness>>,
     ) -> Self {
         Self {
             tables,
@@ -67,12 +73,13 @@ impl Logs {
             schemas,
             clock,
             registry,
+            witnesses: witnesses.into_iter().map(Asked::new).collect(),
             published: Cache::new(LOGS_MAX),
         }
     }
 
     /// Brings a log up to what its table says, and seals its last segment if that is over. `news` are leaves that were
-    /// committed since the last time, as far as they are at hand. Returns when the last segment will be over.
+    /// committed since the last time, as far as they are at hand. Returns when to come again.
     ///
     /// # Errors
     /// If table, keys or store are out of reach; and if what is stored does not fit together, which is an alarm.
@@ -82,25 +89,45 @@ impl Logs {
         news: VecDeque<Committed>,
     ) -> Result<Option<Timestamp>, Error> {
         let known = self.known(log);
-        let mut known = known.lock().await;
-        self.advance(log, &mut known, news).await?;
+        let mut held = known.lock().await;
+        self.advance(log, &mut held, news).await?;
+        let due = self.seal_what_is_over(log, &mut held).await?;
+        let published = held.clone();
+        drop(held);
+        // Witnesses may take their time: nobody else is kept waiting.
+        let is_left = match published {
+            Some(published) => self.witness(log, &known, published).await?,
+            None => false,
+        };
+        let again = is_left.then(|| self.clock.now().plus(WITNESS_AGAIN));
+        Ok(due.into_iter().chain(again).min())
+    }
+
+    /// Seals the last segment if its hour is over; says when it will be.
+    async fn seal_what_is_over(
+        &self,
+        log: &LogName,
+        known: &mut Option<Published>,
+    ) -> Result<Option<Timestamp>, Error> {
         let Some(Published {
             edge,
             sealing: Some(sealing),
             ..
-        }) = &mut *known
+        }) = known
         else {
             return Ok(None);
         };
-        if sealing.due().is_some_and(|due| due <= self.clock.now()) {
-            sealing.end_here(edge.frontier().root());
-            let sealed = self.seal(log, sealing).await;
-            // Where another process has sealed, what it did is looked at the next time.
-            *known = (*known).take().filter(|_| sealed.is_ok());
-            sealed?;
-            return Ok(None);
+        let due = sealing.due();
+        if due.is_none_or(|due| due > self.clock.now()) {
+            return Ok(due);
         }
-        Ok(sealing.due())
+        sealing.end_here(edge.frontier().root());
+        if let Err(error) = self.seal(log, sealing).await {
+            // Where another process has sealed, what it did is looked at the next time.
+            *known = None;
+            return Err(error);
+        }
+        Ok(None)
     }
 
     /// A log brought up to its table; or as it was, if table, store or keys do not answer.

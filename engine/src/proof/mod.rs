@@ -18,6 +18,7 @@ mod publisher;
 mod record;
 mod sealing;
 mod showing;
+mod witnessing;
 
 use catalog::keys::KeyError;
 use catalog::schema;
@@ -32,6 +33,7 @@ pub use logs::Logs;
 pub use prove::ConsistencyProof;
 pub use publisher::Publisher;
 pub use record::{Proven, RecordProof, Unproven};
+pub use witnessing::{Answer, Unanswered, Witness};
 
 /// Why a log cannot be published, or something of it not proven.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ use super::objects::Objects;
 use super::record::Hashes;
 use super::{Error, LogName, Logs};
 use crate::seal::{
-    Checkpoint, Hash, Origin, SignedCheckpoint, TileId, tile, verify_consistency, verify_path,
+    Checkpoint, Hash, SignedCheckpoint, TileId, tile, verify_consistency, verify_path,
 };
 
 /// What a consistency proof says of itself.
@@ -124,9 +124,28 @@ impl Logs {
         from: u64,
         to: u64,
     ) -> Result<Option<ConsistencyProof>, Error> {
-        let Some(mut prover) = self.prover(log).await? else {
+        let Some(published) = self.newest(log).await? else {
             return Ok(None);
         };
+        let origin = published.checkpoint.checkpoint().origin.to_string();
+        let path = self.path(log, published, (from, to)).await?;
+        Ok(path.map(|path| ConsistencyProof {
+            format: FORMAT.to_owned(),
+            origin,
+            from,
+            to,
+            path: path.into(),
+        }))
+    }
+
+    /// The hashes of that proof, for what is published.
+    pub(super) async fn path(
+        &self,
+        log: &LogName,
+        published: Published,
+        (from, to): (u64, u64),
+    ) -> Result<Option<Vec<Hash>>, Error> {
+        let mut prover = self.prover_of(log, published)?;
         if to > prover.checkpoint.checkpoint().size {
             return Ok(None);
         }
@@ -138,13 +157,7 @@ impl Logs {
         if !verify_consistency((from, &old), (to, &new), &path) {
             return Err(Error::tampered("the tiles of a log contradict each other"));
         }
-        Ok(Some(ConsistencyProof {
-            format: FORMAT.to_owned(),
-            origin: prover.origin().to_string(),
-            from,
-            to,
-            path: path.into(),
-        }))
+        Ok(Some(path))
     }
 
     /// The newest checkpoint, and what it takes to prove something of it.
@@ -170,10 +183,6 @@ impl Logs {
 impl Prover {
     pub(super) fn checkpoint(&self) -> &SignedCheckpoint {
         &self.checkpoint
-    }
-
-    fn origin(&self) -> &Origin {
-        &self.checkpoint.checkpoint().origin
     }
 
     /// The audit path of a leaf, which leads to the signed root.

@@ -47,11 +47,11 @@ struct Task {
     busy: HashSet<LogName>,
     /// Logs that are left alone until then.
     failed: HashMap<LogName, Instant>,
-    /// When the last segments of logs are over.
+    /// When logs are looked at again: their last segment is over by then, or a witness may answer.
     due: HashMap<LogName, Timestamp>,
 }
 
-/// When the last segment of a log is over; `None` if it was not published.
+/// When a log is to be looked at again, if it is; `None` if it was not published.
 type Published = Option<Option<Timestamp>>;
 
 /// Logs that have grown, and the leaves at hand.

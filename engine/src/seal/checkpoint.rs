@@ -23,6 +23,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use catalog::keys::{PublicKeys, SigningKeyId};
 
+use super::cosignature::WitnessKey;
 use super::merkle::Hash;
 use super::note::{MalformedNote, Note, VerifierKey};
 
@@ -211,6 +212,27 @@ impl SignedCheckpoint {
     #[must_use]
     pub fn key(&self) -> &SigningKeyId {
         &self.key
+    }
+
+    /// The whole of it as a note, with all signatures.
+    #[must_use]
+    pub fn note(&self) -> &Note {
+        &self.note
+    }
+
+    /// The same with the cosignature of a witness that is among these lines of signatures.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn cosigned(&self, key: &WitnessKey, lines: &str) -> Result<Self, Unsigned> {
+        let theirs = Note::parse(format!("{}\n{lines}", self.note.text()).as_bytes())?;
+        if !theirs.is_cosigned_by(key) {
+            return Err(Unsigned::Signature);
+        }
+        Ok(Self {
+            note: self.note.clone().with_cosignatures_of(key, &theirs),
+            ..self.clone()
+        })
     }
 
     /// The whole of it, as it is given out.

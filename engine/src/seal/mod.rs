@@ -11,14 +11,17 @@
 //! from the table at any time, and is the same whatever batch, file or segment the row is in.
 
 pub mod checkpoint;
+pub mod cosignature;
 pub mod leaf;
 pub mod merkle;
 pub mod note;
 pub mod opened;
 pub mod segment;
 pub mod tile;
+pub mod witness;
 
 pub use checkpoint::{Checkpoint, Origin, SignedCheckpoint, Unsigned};
+pub use cosignature::WitnessKey;
 pub use leaf::{Unsealable, leaf_hash};
 pub use merkle::{Frontier, Group, Hash, verify_consistency, verify_path};
 pub use opened::OpenedLeaf;

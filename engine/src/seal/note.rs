@@ -24,7 +24,7 @@ pub const NOTE_BYTES_MAX: usize = 64 << 10;
 const SIGNATURES_MAX: usize = 64;
 const SIGNATURE_LINE: &str = "\u{2014} ";
 const ED25519: u8 = 1;
-const KEY_ID_BYTES: usize = 4;
+pub(super) const KEY_ID_BYTES: usize = 4;
 const ED25519_BYTES: usize = 64;
 
 /// A text that is no note, or no verifier key.
@@ -101,26 +101,42 @@ impl Note {
 
     /// The same note with this signature over its text.
     #[must_use]
-    pub fn signed(mut self, key: &VerifierKey, signature: [u8; ED25519_BYTES]) -> Self {
-        self.signatures.push(Signature {
-            name: key.name.clone(),
-            key_id: key.id(),
-            signature: signature.to_vec(),
-        });
-        self
+    pub fn signed(self, key: &VerifierKey, signature: [u8; ED25519_BYTES]) -> Self {
+        self.with_line(&key.name, key.id(), signature.to_vec())
     }
 
     /// Whether this key signed the text.
     #[must_use]
     pub fn is_signed_by(&self, key: &VerifierKey) -> bool {
-        let id = key.id();
-        self.signatures.iter().any(|line| {
-            let is_theirs = line.name == key.name && line.key_id == id;
-            let signature = <&[u8; ED25519_BYTES]>::try_from(line.signature.as_slice());
-            is_theirs
-                && signature
-                    .is_ok_and(|signature| signed_by(&key.key, self.text.as_bytes(), signature))
+        self.lines_of(&key.name, key.id()).any(|line| {
+            let signature = <&[u8; ED25519_BYTES]>::try_from(line);
+            signature.is_ok_and(|signature| signed_by(&key.key, self.text.as_bytes(), signature))
         })
+    }
+
+    pub(super) fn with_line(
+        mut self,
+        name: &str,
+        key_id: [u8; KEY_ID_BYTES],
+        signature: Vec<u8>,
+    ) -> Self {
+        self.signatures.push(Signature {
+            name: name.to_owned(),
+            key_id,
+            signature,
+        });
+        self
+    }
+
+    /// The signatures that are said to be this key's.
+    pub(super) fn lines_of(
+        &self,
+        name: &str,
+        key_id: [u8; KEY_ID_BYTES],
+    ) -> impl Iterator<Item = &[u8]> {
+        let lines = self.signatures.iter();
+        let own = lines.filter(move |line| line.name == name && line.key_id == key_id);
+        own.map(|line| line.signature.as_slice())
     }
 }
 
@@ -160,13 +176,20 @@ impl VerifierKey {
     /// # Errors
     /// If the name is none.
     pub fn new(name: &str, key: [u8; 32]) -> Result<Self, MalformedNote> {
-        if !is_name(name) {
-            return Err(MalformedNote);
-        }
+        check_name(name)?;
         Ok(Self {
             name: name.to_owned(),
             key,
         })
+    }
+
+    /// Reads a verifier key.
+    ///
+    /// # Errors
+    /// If it is none of type 1.
+    pub fn parse(text: &str) -> Result<Self, MalformedNote> {
+        let (name, key) = parse_key(text, ED25519)?;
+        Self::new(name, key)
     }
 
     /// Whose it is.
@@ -176,22 +199,57 @@ impl VerifierKey {
     }
 
     fn id(&self) -> [u8; KEY_ID_BYTES] {
-        let digest: [u8; 32] = Sha256::new()
-            .chain_update(&self.name)
-            .chain_update([b'\n', ED25519])
-            .chain_update(self.key)
-            .finalize()
-            .into();
-        let [a, b, c, d, ..] = digest;
-        [a, b, c, d]
+        key_id(&self.name, ED25519, &self.key)
     }
 }
 
 impl fmt::Display for VerifierKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = u32::from_be_bytes(self.id());
-        let key = [[ED25519].as_slice(), &self.key].concat();
-        write!(f, "{}+{id:08x}+{}", self.name, BASE64.encode(key))
+        f.write_str(&key_text(&self.name, ED25519, &self.key))
+    }
+}
+
+/// The id of a key of this type.
+pub(super) fn key_id(name: &str, kind: u8, key: &[u8; 32]) -> [u8; KEY_ID_BYTES] {
+    let digest: [u8; 32] = Sha256::new()
+        .chain_update(name)
+        .chain_update([b'\n', kind])
+        .chain_update(key)
+        .finalize()
+        .into();
+    let [a, b, c, d, ..] = digest;
+    [a, b, c, d]
+}
+
+/// The verifier key of a key of this type.
+pub(super) fn key_text(name: &str, kind: u8, key: &[u8; 32]) -> String {
+    let id = u32::from_be_bytes(key_id(name, kind, key));
+    let key = [[kind].as_slice(), key].concat();
+    format!("{name}+{id:08x}+{}", BASE64.encode(key))
+}
+
+/// The name and the key of a verifier key of this type.
+pub(super) fn parse_key(text: &str, kind: u8) -> Result<(&str, [u8; 32]), MalformedNote> {
+    let read = || {
+        // Base64 has plus signs too.
+        let (name, rest) = text.split_once('+')?;
+        let (_, key) = rest.split_once('+')?;
+        let key = BASE64.decode(key).ok()?;
+        let (kind_of, key) = key.split_first()?;
+        let key: [u8; 32] = key.try_into().ok()?;
+        let is_one = *kind_of == kind && key_text(name, kind, &key) == text;
+        is_one.then_some((name, key))
+    };
+    read().ok_or(MalformedNote)
+}
+
+/// # Errors
+/// If no key may be called so.
+pub(super) fn check_name(name: &str) -> Result<(), MalformedNote> {
+    if is_name(name) {
+        Ok(())
+    } else {
+        Err(MalformedNote)
     }
 }
 
@@ -212,9 +270,7 @@ mod tests {
     const KEY: &str = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
 
     fn key() -> VerifierKey {
-        let bytes = BASE64.decode(KEY.rsplit_once('+').unwrap().1);
-        let key = bytes.unwrap()[1..].try_into().unwrap();
-        VerifierKey::new("PeterNeumann", key).unwrap()
+        VerifierKey::parse(KEY).unwrap()
     }
 
     #[test]

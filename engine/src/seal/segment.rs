@@ -5,21 +5,29 @@
 //! over. One that comes later yet, because it waited in a write-ahead log, begins a seal of its own under the same name.
 //! So the seals of a log are numbered from 0, and each begins at the leaf where the one before it ends.
 //!
-//! A seal is JSON:
+//! A seal is JSON of exactly one spelling, without spaces, with these members in this order, stored under its number
+//! beside the log's tiles, `seal/<number, 20 digits>`:
 //! ```text
-//! {"format": "trailhouse-segment-seal-1", "tenantId", "silo", "stream", "origin": "trailhouse.dev/log/…", "number": 0,
-//!  "segmentId": "seg-…", "firstLeaf": 0, "leafCount": n, "segmentRoot": r, "prevRoot": p or null,
-//!  "treeHead": {"size": firstLeaf + leafCount, "root": t}, "algo": "rfc6962-sha256+ed25519", "signedAt": "…", "keyId",
-//!  "signature": "<base64>"}
+//! {"format": "trailhouse-segment-seal-1", "tenantId": "…", "silo": "…", "stream": "…", "origin": "trailhouse.dev/log/…",
+//!  "number": k, "segmentId": "seg-…", "firstLeaf": f, "leafCount": n, "segmentRoot": r, "prevRoot": p or null,
+//!  "treeHead": {"size": f + n, "root": t}, "algo": "rfc6962-sha256+ed25519", "signedAt": "…", "keyId": "…",
+//!  "signature": "…"}
 //! ```
-//! r is the root (RFC 6962) over the segment's leaves alone, p that of the seal before, t the root of the whole log up to
-//! the segment's end; all of them unpadded base64url of 32 bytes. The origin is the name that the log's checkpoints have: a
-//! seal is what says whose log that is. Signed by the tenant's signing key is, each part after the first as a u32 LE length
-//! and its bytes, numbers as u64 LE and texts as they stand in the JSON,
+//! n is greater than 0, and f the end of the seal before; the first seal begins where the first segment does, which is
+//! after leaf 0 in tables that are older than segments. r is the root (RFC 6962) over the segment's leaves alone, p that
+//! of the seal before, t the root of the whole log up to the segment's end; all of them unpadded base64url of 32 bytes.
+//! `signedAt` has six digits of a second and `Z`; the signature is 64 bytes in base64 of the usual alphabet, padded, and
+//! `keyId` the `kid` of its key in the tenant's key set. The origin is the name that the log's checkpoints have: a seal is
+//! what says whose log that is. Signed by the tenant's signing key is
 //! ```text
 //! "trailhouse segment seal 1\0" | tenantId | silo | stream | origin | number | segmentId | firstLeaf | leafCount
-//!   | segmentRoot (32 bytes) | prevRoot (32 bytes, or none) | root of treeHead (32 bytes) | algo | signedAt
+//!   | segmentRoot | prevRoot | root of treeHead | algo | signedAt
 //! ```
+//! Each part after the first has its length before it (u32 LE), also numbers (u64 LE) and hashes (32 bytes); where there is
+//! no seal before, prevRoot is an empty part. Texts are as they stand in the JSON. What is not in it follows from the rest.
+//!
+//! A seal may be there before the checkpoint that says so much of the log. It has to be there as soon as another segment
+//! begins below the size that a checkpoint signs; that seals of the last segments were taken away cannot be told.
 
 use std::time::Duration;
 
@@ -297,6 +305,7 @@ impl SegmentSeal {
             };
             let segment = &seal.segment;
             let is_sound = text.format == FORMAT
+                && end_of(&segment.id).is_some()
                 && text.algo == ALGO
                 && segment.count > 0
                 && segment.first.checked_add(segment.count) == Some(text.tree_head.size)
@@ -479,6 +488,23 @@ mod tests {
             (late.number, late.id, late.first, late.prev),
             (2, two.id, 4, Some(two.root))
         );
+    }
+
+    /// The other verifier is tested with it too.
+    #[test]
+    fn a_seal_that_was_kept_holds() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/seal");
+        let kept = std::fs::read(format!("{folder}/00000000000000000001")).unwrap();
+        let keys = std::fs::read(format!("{folder}/acme.jwks")).unwrap();
+        let keys = PublicKeys::from_json(&keys).unwrap();
+        let seal = SegmentSeal::from_json(&kept).unwrap();
+        assert_eq!(seal.verify(&keys), Ok(()));
+        assert_eq!((seal.segment.first, seal.segment.count), (300, 7));
+        let other = SegmentSeal {
+            signed_at: seal.signed_at.plus(HOUR),
+            ..seal
+        };
+        assert_eq!(other.verify(&keys), Err(Unsigned::Signature));
     }
 
     #[test]

@@ -13,7 +13,8 @@
 //! commits then conflict, and are given up.
 //!
 //! r, g and d are unpadded base64url of 32 bytes, f the text of [`Frontier`]. s and g are those of the last record: the
-//! segment it is in, and the root of the group that it was appended with. The root is not signed.
+//! segment it is in, and the root of the group that it was appended with. The root is not signed. Where a segment begins is
+//! said once, and of two that follow each other in a stream no name is the same; rows before the first are older than that.
 
 use catalog::ids::RecordId;
 use serde::{Deserialize, Serialize};

@@ -18,6 +18,7 @@ mod sql;
 mod tenant;
 mod token;
 mod verify;
+mod witness;
 
 use std::path::PathBuf;
 
@@ -93,6 +94,11 @@ enum Verb {
     /// Check proofs of records, logs and answers, without a server
     #[command(after_help = "Example:\n  trailhouse verify proof record.json --jwks acme.jwks")]
     Verify(verify::Arguments),
+    /// Be a witness of logs: cosign their checkpoints as long as they only grow
+    #[command(
+        after_help = "Example:\n  trailhouse witness serve --name witness.example/one --logs logs.txt"
+    )]
+    Witness(witness::Arguments),
     /// Ask one question, or get a prompt
     #[command(
         after_help = "Example:\n  trailhouse sql --tenant acme --role Reader \"SELECT count(*) FROM audit.records\""
@@ -153,6 +159,9 @@ pub enum Error {
     /// Proofs.
     #[error(transparent)]
     Verify(#[from] verify::Error),
+    /// A witness.
+    #[error(transparent)]
+    Witness(#[from] witness::Error),
     /// SQL.
     #[error(transparent)]
     Sql(#[from] sql::Error),
@@ -207,6 +216,7 @@ impl Cli {
                     other => Error::Unchecked(Box::new(other)),
                 })
             }
+            Verb::Witness(arguments) => Ok(witness::run(&arguments).await?),
             Verb::Sql(arguments) => sql::run(config?, &arguments).await,
         }
     }

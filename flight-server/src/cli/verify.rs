@@ -9,7 +9,8 @@ use catalog::ids::TenantId;
 use catalog::keys::{PublicKeys, SigningKeyId, Unproven, strangers};
 use catalog::tenant::TenantRecord;
 use engine::proof::{self, Audit, ConsistencyProof, RecordProof};
-use engine::seal::{SignedCheckpoint, Unsigned};
+use engine::seal::note::Note;
+use engine::seal::{SignedCheckpoint, Unsigned, WitnessKey};
 use serde_json::json;
 
 use super::operator::{self, Operator};
@@ -36,6 +37,8 @@ enum Verb {
         proof: PathBuf,
         #[command(flatten)]
         keys: Keys,
+        #[command(flatten)]
+        witnesses: Witnesses,
     },
     /// Check a checkpoint, and that its log has only grown since an older one
     #[command(
@@ -52,6 +55,8 @@ enum Verb {
         consistency: Option<PathBuf>,
         #[command(flatten)]
         keys: Keys,
+        #[command(flatten)]
+        witnesses: Witnesses,
     },
     /// Check that a newer set of a tenant's public keys can take the place of one that was kept
     #[command(after_help = "Example:\n  trailhouse verify keys new.jwks --against acme.jwks")]
@@ -80,6 +85,8 @@ enum Verb {
         /// Where to write a report, signed by the tenant
         #[arg(long, value_name = "FILE")]
         report: Option<PathBuf>,
+        #[command(flatten)]
+        witnesses: Witnesses,
     },
     /// Check a receipt against the tenant's public keys, and a result against the receipt
     #[command(
@@ -93,6 +100,60 @@ struct Keys {
     /// The tenant's public keys: a JSON Web Key Set, or one key of it
     #[arg(long, alias = "key", value_name = "FILE")]
     jwks: PathBuf,
+}
+
+/// Who must have seen the checkpoint.
+#[derive(Debug, clap::Args)]
+struct Witnesses {
+    /// The verifier key of a witness that may have cosigned the checkpoint. May be repeated
+    #[arg(long, value_name = "KEY")]
+    witness: Vec<String>,
+    /// How many of them must have; default: all of them
+    #[arg(long, value_name = "K", requires = "witness")]
+    quorum: Option<usize>,
+}
+
+/// So many of these.
+struct Quorum {
+    keys: Vec<WitnessKey>,
+    count: usize,
+}
+
+impl Witnesses {
+    fn quorum(&self) -> Result<Quorum, Error> {
+        let mut keys: Vec<WitnessKey> = Vec::new();
+        for text in &self.witness {
+            let key = WitnessKey::parse(text).map_err(|_| Error::Witness(text.clone()))?;
+            if !keys.iter().any(|known| known.key() == key.key()) {
+                keys.push(key);
+            }
+        }
+        let count = self.quorum.unwrap_or(keys.len());
+        if self.quorum == Some(0) || count > keys.len() {
+            return Err(Error::Quorum(keys.len()));
+        }
+        Ok(Quorum { keys, count })
+    }
+}
+
+impl Quorum {
+    fn check(&self, note: &Note) -> Result<(), Error> {
+        let found = note.cosigners(&self.keys);
+        if found < self.count {
+            return Err(Error::Unwitnessed {
+                found,
+                of: self.keys.len(),
+                quorum: self.count,
+            });
+        }
+        if self.count > 0 {
+            let of = self.keys.len();
+            say(format!(
+                "witnessed {found} of {of} witnesses cosigned the checkpoint"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// What speaks against a proof.
@@ -113,6 +174,22 @@ pub enum Error {
     /// A consistency proof that is none.
     #[error("not verified: it is no consistency proof")]
     Consistency(#[source] serde_json::Error),
+    /// A witness.
+    #[error("`{0}` is no verifier key of a witness")]
+    Witness(String),
+    /// How many witnesses.
+    #[error("a quorum is between 1 and the number of witnesses, which is {0}")]
+    Quorum(usize),
+    /// Too few witnesses.
+    #[error("not verified: {found} of {of} witnesses cosigned the checkpoint, not {quorum}")]
+    Unwitnessed {
+        /// So many did.
+        found: usize,
+        /// So many could have.
+        of: usize,
+        /// So many are demanded.
+        quorum: usize,
+    },
     /// A key that may be anybody's.
     #[error("not verified: no key that was kept introduces {0}")]
     Stranger(SigningKeyId),
@@ -133,7 +210,11 @@ pub enum Error {
 impl Error {
     /// Whether something was checked and is not what it should be.
     pub(super) fn is_verdict(&self) -> bool {
-        !matches!(self, Self::Keys(_) | Self::Unchecked(_))
+        let unchecked = matches!(
+            self,
+            Self::Keys(_) | Self::Unchecked(_) | Self::Witness(_) | Self::Quorum(_)
+        );
+        !unchecked
     }
 }
 
@@ -147,17 +228,25 @@ pub(super) async fn run(
             jwks,
             against,
             report,
+            witnesses,
         } => {
+            let quorum = witnesses.quorum()?;
             let operator = Operator::open(config?).await?;
             let trusted = (jwks.as_deref(), against.as_slice());
-            let done = table(&operator, tenant, trusted, report.as_deref()).await;
+            let done = table(&operator, tenant, (trusted, &quorum), report.as_deref()).await;
             operator.close().await;
             done?;
         }
-        Verb::Proof { proof, keys } => {
+        Verb::Proof {
+            proof,
+            keys,
+            witnesses,
+        } => {
+            let quorum = witnesses.quorum()?;
             let proof = RecordProof::from_json(&read(proof)?).map_err(Error::Proof)?;
             let keys = key_set(&keys.jwks)?;
             let proven = proof.verify(&keys).map_err(Error::Proof)?;
+            quorum.check(proven.checkpoint.note())?;
             tell_record(&proven);
         }
         Verb::Checkpoint {
@@ -165,10 +254,13 @@ pub(super) async fn run(
             against,
             consistency,
             keys,
+            witnesses,
         } => {
+            let quorum = witnesses.quorum()?;
             let keys = key_set(&keys.jwks)?;
             let new = SignedCheckpoint::verify(&read(checkpoint)?, &keys);
             let new = new.map_err(Error::Checkpoint)?;
+            quorum.check(new.note())?;
             if let (Some(old), Some(proof)) = (against, consistency) {
                 let old = SignedCheckpoint::verify(&read(old)?, &keys).map_err(Error::Older)?;
                 let proof = ConsistencyProof::from_json(&read(proof)?);
@@ -206,7 +298,7 @@ fn key_set(path: &Path) -> Result<PublicKeys, super::Error> {
 async fn table(
     operator: &Operator,
     tenant: &str,
-    (jwks, against): (Option<&Path>, &[PathBuf]),
+    ((jwks, against), quorum): ((Option<&Path>, &[PathBuf]), &Quorum),
     report: Option<&Path>,
 ) -> Result<(), super::Error> {
     let tenant = TenantId::parse(tenant).map_err(operator::Error::from)?;
@@ -242,17 +334,22 @@ async fn table(
         std::fs::write(path, signed)
             .map_err(|error| super::Error::Write(path.to_owned(), error))?;
     }
-    match audit.findings.len() {
-        0 => Ok(()),
-        findings => Err(Error::Findings(findings).into()),
+    if !audit.findings.is_empty() {
+        return Err(Error::Findings(audit.findings.len()).into());
     }
+    for checkpoint in audit.logs.iter().filter_map(|log| log.checkpoint.as_ref()) {
+        let note = Note::parse(checkpoint.as_bytes());
+        let note = note.map_err(|error| Error::Checkpoint(error.into()))?;
+        quorum.check(&note)?;
+    }
+    Ok(())
 }
 
 fn tell_audit(audit: &Audit, kept: usize) {
     for log in &audit.logs {
-        let (leaves, signed) = (log.leaves, log.signed);
+        let (leaves, signed, sealed) = (log.leaves, log.signed, log.sealed);
         say(format!(
-            "log       {}: {leaves} leaves, {signed} of them signed",
+            "log       {}: {leaves} leaves, {signed} of them signed, {sealed} in sealed segments",
             log.stream
         ));
     }

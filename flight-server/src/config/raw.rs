@@ -71,6 +71,8 @@ const SETTINGS: &[(&str, Kind)] = &[
     ("queries.threads", Kind::Integer),
     ("queries.spill_folder", Kind::Text),
     ("queries.spill_bytes", Kind::Integer),
+    ("witnesses.*.key", Kind::Text),
+    ("witnesses.*.url", Kind::Text),
     ("log.filter", Kind::Text),
     ("log.format", Kind::Text),
 ];
@@ -86,7 +88,15 @@ pub(super) struct RawConfig {
     pub(super) auth: RawAuth,
     pub(super) limits: RawLimits,
     pub(super) queries: RawQueries,
+    pub(super) witnesses: BTreeMap<String, RawWitness>,
     pub(super) log: RawLog,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawWitness {
+    pub(super) key: String,
+    pub(super) url: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use catalog::context::ClaimProfile;
 use catalog::ids::SiloId;
+use engine::seal::WitnessKey;
 use engine::table::Root;
 use url::Url;
 
 use super::Error;
 use super::queries::{self, QuerySettings};
-use super::raw::{RawAuth, RawConfig, RawControl, RawIssuer, RawLimits, RawLog, RawSilo};
+use super::raw::{
+    RawAuth, RawConfig, RawControl, RawIssuer, RawLimits, RawLog, RawSilo, RawWitness,
+};
 use super::wal::{self, Wal};
 use super::{rates, roots};
 use crate::limits::{BATCH_BYTES_CEILING, Limits, RECORD_BYTES_CEILING, SILOS_MAX};
@@ -46,8 +49,19 @@ pub struct Config {
     pub limits: Limits,
     /// What queries may use.
     pub queries: QuerySettings,
+    /// Who is asked to cosign the checkpoints of logs.
+    pub witnesses: Vec<Witness>,
     /// What is logged, and how.
     pub log: Log,
+}
+
+/// A witness of the logs.
+#[derive(Clone, Debug)]
+pub struct Witness {
+    /// Its verifier key.
+    pub key: WitnessKey,
+    /// The address that `/add-checkpoint` is below.
+    pub url: Url,
 }
 
 /// One silo and its two listeners.
@@ -154,6 +168,11 @@ pub(super) fn resolve(raw: RawConfig, environment: &[(String, String)]) -> Resul
         },
         limits,
         queries: queries::resolve(&raw.queries)?,
+        witnesses: raw
+            .witnesses
+            .iter()
+            .map(|(name, witness)| self::witness(name, witness))
+            .collect::<Result<_, _>>()?,
         log,
     };
     config.auth = auth(raw.auth, &config)?;
@@ -318,6 +337,22 @@ fn issuer(raw: RawIssuer) -> Result<Issuer, Error> {
         jwks: jwks(&raw.jwks)?,
         profile,
     })
+}
+
+fn witness(name: &str, raw: &RawWitness) -> Result<Witness, Error> {
+    let setting = |key: &str| format!("witnesses.{name}.{key}");
+    let key = WitnessKey::parse(&raw.key).map_err(|_| {
+        let reason = "a verifier key is needed, as `trailhouse witness key` prints it";
+        refused(setting("key"), reason)
+    })?;
+    let url = Url::parse(&raw.url).map_err(|error| refused(setting("url"), error.to_string()))?;
+    if !matches!(url.scheme(), "http" | "https") || url.query().is_some() {
+        return Err(refused(
+            setting("url"),
+            "an http or https address is needed",
+        ));
+    }
+    Ok(Witness { key, url })
 }
 
 fn jwks(text: &str) -> Result<Jwks, Error> {
