@@ -23,7 +23,7 @@ use serde::Serialize;
 use super::audited_log::{LogAudit, Said};
 use super::{Error, LogName, Logs};
 use crate::record::{StoredRecord, records_of};
-use crate::seal::{Hash, SignedCheckpoint, leaf_hash};
+use crate::seal::{Hash, Origin, SignedCheckpoint, leaf_hash};
 use crate::sequencer::{self, Tree};
 use crate::table::{Auditor, DataFile, Fault, TableKind, TableState, entry_name, table_of};
 
@@ -83,8 +83,10 @@ pub struct Audit {
     met: BTreeSet<String>,
 }
 
+/// The number of a leaf, the leaf, and the number of the file it is in.
+pub(super) type Leaf = (u64, Hash, u32);
 /// Where the leaves of a stream are, in no order.
-pub(super) type Leaves = Vec<(u64, Hash, u32)>;
+pub(super) type Leaves = Vec<Leaf>;
 
 /// Rows of one file.
 struct FileLeaves {
@@ -130,6 +132,11 @@ impl Audit {
             leaf,
             reason: reason.into(),
         });
+    }
+
+    /// Notes that the log of this name was looked at.
+    pub(super) fn meet(&mut self, origin: &Origin) {
+        self.met.insert(origin.to_string());
     }
 
     fn add(&mut self, faults: impl IntoIterator<Item = Fault>) {
@@ -190,7 +197,7 @@ impl Logs {
         };
         for stream in self.tables.published_streams(tenant, silo).await? {
             if table_of(&stream) == kind {
-                let log = LogAudit::open(self, name(&stream), keys, audit).await?;
+                let log = LogAudit::open(self, name(&stream), (keys, kept), audit).await?;
                 logs.insert(stream, log);
             }
         }
@@ -215,21 +222,14 @@ impl Logs {
         for stream in streams.filter_map(|stream| StreamName::parse(stream).ok()) {
             let mut log = match logs.remove(&stream) {
                 Some(log) => log,
-                None => LogAudit::open(self, name(&stream), keys, audit).await?,
+                None => LogAudit::open(self, name(&stream), (keys, kept), audit).await?,
             };
             let own = said.remove(&stream).unwrap_or_default();
             let leaves = leaves.remove(&stream).unwrap_or_default();
             let named = |file: u32| table(&files[file as usize].path);
             let entry = |version| table(&entry_name(version));
-            let origin = self.origin(log.name()).await?;
-            let kept: Vec<_> = kept
-                .iter()
-                .map(SignedCheckpoint::checkpoint)
-                .filter(|kept| kept.origin == origin)
-                .collect();
-            audit.met.insert(origin.to_string());
             let found = (&*state, leaves);
-            log.check(audit, self, found, (&own, &kept), (&named, &entry))
+            log.check(audit, self, found, &own, (&named, &entry))
                 .await?;
         }
         // A log whose table never heard of it.

@@ -12,7 +12,7 @@ use super::{Error, LogName, Logs};
 use crate::record::canonical::digest_text;
 use crate::seal::{Checkpoint, Edge, Hash, SignedCheckpoint, TileId};
 use crate::sequencer;
-use crate::table::{CHECKPOINT, TableState};
+use crate::table::{CHECKPOINT, TableState, table_of};
 
 /// What a commit says of a log.
 #[derive(Debug, Clone)]
@@ -31,17 +31,21 @@ pub(super) struct LogAudit {
     objects: Objects,
     signed: Option<SignedCheckpoint>,
     keys: PublicKeys,
-    /// The table at the version of the checkpoint: the digests of its files and of its log.
-    met: Option<(Hash, Hash)>,
+    /// Checkpoints of it that were kept.
+    kept: Vec<Checkpoint>,
+    /// The table at the versions of checkpoints: the digests of its files and of its log.
+    met: BTreeMap<u64, (Hash, Hash)>,
 }
 
 impl LogAudit {
     pub(super) async fn open(
         logs: &Logs,
         name: LogName,
-        keys: &PublicKeys,
+        (keys, kept): (&PublicKeys, &[SignedCheckpoint]),
         audit: &mut Audit,
     ) -> Result<Self, Error> {
+        let origin = logs.origin(&name).await?;
+        audit.meet(&origin);
         let objects = Objects::new(&logs.tables, &name)?;
         let path = objects.name(CHECKPOINT);
         let mut signed = None;
@@ -51,23 +55,22 @@ impl LogAudit {
             Err(error) => return Err(error),
             Ok(Some(note)) => match SignedCheckpoint::verify(&note, keys) {
                 Err(unsigned) => audit.find(path, None, unsigned.to_string()),
-                Ok(found) if found.checkpoint().origin != logs.origin(&name).await? => {
+                Ok(found) if found.checkpoint().origin != origin => {
                     audit.find(path, None, "it is the checkpoint of another log");
                 }
                 Ok(found) => signed = Some(found),
             },
         }
+        let kept = kept.iter().map(SignedCheckpoint::checkpoint);
+        let kept = kept.filter(|kept| kept.origin == origin);
         Ok(Self {
             name,
             objects,
             signed,
             keys: keys.clone(),
-            met: None,
+            kept: kept.cloned().collect(),
+            met: BTreeMap::new(),
         })
-    }
-
-    pub(super) fn name(&self) -> &LogName {
-        &self.name
     }
 
     pub(super) fn folder(&self) -> String {
@@ -78,11 +81,12 @@ impl LogAudit {
         self.signed.as_ref().map(SignedCheckpoint::checkpoint)
     }
 
-    /// Takes note of the table if it is at the version that the checkpoint is about.
+    /// Takes note of the table if it is at a version that a checkpoint is about.
     pub(super) fn meet(&mut self, state: &TableState) {
-        let version = self.checkpoint().map(|checkpoint| checkpoint.table_version);
-        if version == Some(state.version) {
-            self.met = Some((state.file_set_root(), state.log_digest));
+        let mut checkpoints = self.kept.iter().chain(self.checkpoint());
+        if checkpoints.any(|checkpoint| checkpoint.table_version == state.version) {
+            let digests = (state.file_set_root(), state.log_digest);
+            self.met.insert(state.version, digests);
         }
     }
 
@@ -92,7 +96,7 @@ impl LogAudit {
         audit: &mut Audit,
         logs: &Logs,
         (state, mut leaves): (&TableState, Leaves),
-        (said, kept): (&[Said], &[&Checkpoint]),
+        said: &[Said],
         (named, entry): (
             &(dyn Fn(u32) -> String + Sync),
             &(dyn Fn(u64) -> String + Sync),
@@ -107,7 +111,7 @@ impl LogAudit {
         let seals = AuditedSeals::read(logs, log, &self.keys, &listed, audit).await?;
         let mut tree = Rebuilt::default();
         let mut roots = said.iter().peekable();
-        let checkpoints = kept.iter().copied().chain(self.checkpoint());
+        let checkpoints = self.kept.iter().chain(self.checkpoint());
         let wanted = checkpoints.map(|checkpoint| checkpoint.size);
         let wanted: BTreeSet<u64> = wanted.chain(seals.ends()).collect();
         for (_, leaf, _) in &leaves {
@@ -130,17 +134,26 @@ impl LogAudit {
             let reason = format!("it says {} leaves, and the rows end before", said.size);
             audit.find(entry(said.version), Some(whole as u64), reason);
         }
-        for kept in kept.iter().filter(|kept| kept.size > 0) {
+        for kept in self.kept.iter().filter(|kept| kept.size > 0) {
+            let leaf = kept.size.checked_sub(1);
             if tree.roots.get(&kept.size) != Some(&kept.root) {
                 let reason = "the log is not what a checkpoint that was kept says of it: a record was removed, changed or moved";
-                audit.find(self.folder(), kept.size.checked_sub(1), reason);
+                audit.find(self.folder(), leaf, reason);
+            } else if self.met.get(&kept.table_version) != Some(&digests(kept)) {
+                let reason = "the table is not what a checkpoint that was kept says of it: entries or files of then were changed";
+                audit.find(self.folder(), leaf, reason);
             }
         }
         self.check_checkpoint(audit, &tree);
         let signed = self.checkpoint().map_or(0, |checkpoint| checkpoint.size);
+        // Where somebody has written since, there may be more than was read here.
+        let (tenant, silo) = (&self.name.tenant, &self.name.silo);
+        let next = (table_of(&self.name.stream), state.version + 1);
+        let has_grown = logs.tables.has_entry(tenant, silo, next).await?;
         let root = |size| tree.roots.get(&size).copied();
-        seals.check(audit, &self.objects, (state, &leaves, signed), root);
-        self.check_tiles(audit, &tree, listed).await?;
+        let found = (state, leaves.as_slice(), signed);
+        seals.check(audit, &self.objects, found, (has_grown, &root));
+        self.check_tiles(audit, (&tree, has_grown), listed).await?;
         audit.logs.push(AuditedLog {
             stream: self.name.stream.clone(),
             leaves: tree.edge.size(),
@@ -150,18 +163,6 @@ impl LogAudit {
             checkpoint: self.signed.as_ref().map(SignedCheckpoint::to_text),
         });
         Ok(())
-    }
-
-    /// Whether somebody has published more than was read here, and signed it.
-    async fn has_grown(&self, known: &mut Option<bool>, tree: &Rebuilt) -> Result<bool, Error> {
-        if let Some(known) = known {
-            return Ok(*known);
-        }
-        let note = self.objects.checkpoint().await?;
-        let newest = note.and_then(|note| SignedCheckpoint::verify(&note, &self.keys).ok());
-        let grown = newest.is_some_and(|newest| newest.checkpoint().size > tree.edge.size());
-        *known = Some(grown);
-        Ok(grown)
     }
 
     fn check_checkpoint(&self, audit: &mut Audit, tree: &Rebuilt) {
@@ -178,17 +179,17 @@ impl LogAudit {
             let reason = "the root it signs is not that of the rows";
             audit.find(path.clone(), leaf, reason);
         }
-        match self.met {
+        match self.met.get(&checkpoint.table_version) {
             None => {
                 let reason = "it is about a version that the table does not have";
                 audit.find(path, None, reason);
             }
             Some((files, log)) => {
-                if files != checkpoint.file_set_root {
+                if *files != checkpoint.file_set_root {
                     let reason = "the data files of its version are not those it signs";
                     audit.find(path.clone(), None, reason);
                 }
-                if log != checkpoint.table_log_digest {
+                if *log != checkpoint.table_log_digest {
                     let reason = "entries of the table's log were changed, removed or moved since it was signed";
                     audit.find(path, None, reason);
                 }
@@ -199,7 +200,7 @@ impl LogAudit {
     async fn check_tiles(
         &self,
         audit: &mut Audit,
-        tree: &Rebuilt,
+        (tree, has_grown): (&Rebuilt, bool),
         listed: Listed,
     ) -> Result<(), Error> {
         let signed = self.checkpoint().map_or(0, |checkpoint| checkpoint.size);
@@ -213,7 +214,6 @@ impl LogAudit {
             let path = self.objects.name(&tile.path());
             audit.find(path, first_leaf(tile), "the tile is missing");
         }
-        let mut grown = None;
         for tile in there.iter().copied() {
             let path = self.objects.name(&tile.path());
             let stored = match self.objects.tile(tile).await {
@@ -227,7 +227,7 @@ impl LogAudit {
             };
             let made = tree.tile(tile);
             let differs = match made {
-                None if self.has_grown(&mut grown, tree).await? => continue,
+                None if has_grown => continue,
                 None => Some(0),
                 Some(made) => (0..tile.width).find(|at| made.get(*at) != stored.get(*at)),
             };
@@ -239,6 +239,10 @@ impl LogAudit {
         }
         Ok(())
     }
+}
+
+fn digests(checkpoint: &Checkpoint) -> (Hash, Hash) {
+    (checkpoint.file_set_root, checkpoint.table_log_digest)
 }
 
 /// The tree over the rows: its edge, all its full tiles, and its roots at the sizes of checkpoints.

@@ -24,7 +24,7 @@ use super::witnessing::{Asked, Witness};
 use super::{Error, LogName};
 use crate::seal::{Checkpoint, Edge, Hash, Origin, SignedCheckpoint, TileId};
 use crate::sequencer::{self, Committed, Tree};
-use crate::table::{self, Table, TableState, Tables, table_of};
+use crate::table::{Table, TableState, Tables, table_of};
 
 /// Logs whose edge is at hand.
 const LOGS_MAX: u64 = 4_096;
@@ -117,17 +117,24 @@ impl Logs {
         else {
             return Ok(None);
         };
-        let due = sealing.due();
-        if due.is_none_or(|due| due > self.clock.now()) {
+        let now = self.clock.now();
+        let due = sealing.due(log, now);
+        if due.is_none_or(|due| due > now) {
             return Ok(due);
         }
-        sealing.end_here(edge.frontier().root());
-        if let Err(error) = self.seal(log, sealing).await {
-            // Where another process has sealed, what it did is looked at the next time.
-            *known = None;
-            return Err(error);
+        sealing.end_here(edge.frontier().root(), now);
+        match self.seal(log, sealing).await {
+            Ok(()) => Ok(None),
+            // Another process may have sealed, with a newer key too: what it did is looked at the next time.
+            Err(Error::Outrun | Error::Tampered { .. }) => {
+                *known = None;
+                Ok(Some(now))
+            }
+            Err(error) => {
+                *known = None;
+                Err(error)
+            }
         }
-        Ok(None)
     }
 
     /// A log brought up to its table; or as it was, if table, store or keys do not answer.
@@ -199,11 +206,15 @@ impl Logs {
         mut news: VecDeque<Committed>,
     ) -> Result<(), Error> {
         match self.try_to_advance(log, known, &mut news).await {
-            Err(Error::Tampered { .. } | Error::Table(table::Error::Conflict)) => {
-                *known = None;
+            Err(Error::Tampered { .. } | Error::Outrun) => {
+                let before = known.take();
                 // Reading a tenant is what makes its keys known.
                 let _ = self.registry.get(&log.tenant).await;
-                self.try_to_advance(log, known, &mut news).await
+                let again = self.try_to_advance(log, known, &mut news).await;
+                if known.is_none() && !matches!(again, Ok(()) | Err(Error::Tampered { .. })) {
+                    *known = before;
+                }
+                again
             }
             advanced => advanced,
         }

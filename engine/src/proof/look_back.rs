@@ -1,5 +1,7 @@
 //! What an earlier process has left: logs that are behind their tables, and segments that are over and not sealed.
 
+use std::collections::BTreeSet;
+
 use catalog::ids::{SiloId, StreamName, TenantId};
 use catalog::tenant;
 
@@ -44,7 +46,7 @@ impl Logs {
             silo: silo.clone(),
             stream,
         };
-        let (mut published, mut unsealed) = (None, Vec::new());
+        let (mut versions, mut unsealed) = (BTreeSet::new(), Vec::new());
         for stream in self.tables.published_streams(tenant, silo).await? {
             let log = log(stream);
             if table_of(&log.stream) != kind {
@@ -61,10 +63,12 @@ impl Logs {
             {
                 unsealed.push(log);
             }
-            published = published.max(checkpoint.map(|checkpoint| checkpoint.table_version));
+            versions.insert(checkpoint.map(|checkpoint| checkpoint.table_version));
         }
-        let next = published.map_or(0, |version| version + 1);
-        if !self.tables.has_entry(tenant, silo, (kind, next)).await? {
+        let next = versions.last().copied().flatten();
+        let next = next.map_or(0, |version| version + 1);
+        // Of two logs the one that is behind may have leaves that the other's version does not tell of.
+        if versions.len() < 2 && !self.tables.has_entry(tenant, silo, (kind, next)).await? {
             return Ok(unsealed);
         }
         let table = self.tables.table(tenant, silo, kind).await?;

@@ -47,6 +47,9 @@ pub enum Error {
     /// The tenant's schemas.
     #[error("the tenant's schemas cannot be read")]
     Schemas(#[from] schema::Error),
+    /// Another process has sealed the segment, and ended it elsewhere: look again.
+    #[error("another process has sealed what follows in a log")]
+    Outrun,
     /// What is stored is not what was written: refuse, raise an alarm, do not retry.
     #[error("a published log failed a check: {what}")]
     Tampered {

@@ -26,6 +26,8 @@ const AGAIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Logs that are published at once.
 const AT_ONCE: usize = 4;
+/// Logs that wait, so that others which are only due are not added.
+const DUE_AT_ONCE: usize = 8;
 /// Leaves of all logs that are kept for them, 32 bytes each; the others are read from their rows.
 const LEAVES_MAX: usize = 1 << 20;
 
@@ -160,11 +162,10 @@ impl Task {
 
     /// Begins to publish what has grown for so long, so many at once: those first that have waited longest.
     fn begin(&mut self, age: Duration) {
-        let today = self.logs.clock.now();
-        let over = self.due.extract_if(|_, due| *due <= today);
-        for log in over.map(|(log, _)| log).chain(self.heard.grown()) {
+        for log in self.heard.grown() {
             self.grown.wait(log);
         }
+        self.take_due();
         let now = Instant::now();
         self.failed.retain(|_, until| *until > now);
         let is_free = |log: &&LogName| !self.busy.contains(*log) && !self.failed.contains_key(*log);
@@ -187,6 +188,17 @@ impl Task {
                 }
                 .boxed(),
             );
+        }
+    }
+
+    /// Adds some of those that are due, as long as little else is to be done: all logs are due at the end of an hour, and
+    /// what is committed meanwhile must not wait for that.
+    fn take_due(&mut self) {
+        let room = DUE_AT_ONCE.saturating_sub(self.grown.logs.len());
+        let now = self.logs.clock.now();
+        let due = self.due.extract_if(|_, due| *due <= now).take(room);
+        for (log, _) in due {
+            self.grown.wait(log);
         }
     }
 
@@ -239,7 +251,7 @@ fn complain(log: &LogName, error: &Error) {
     let reason = match error {
         Error::Tampered { .. } => "tampered",
         Error::Keys(_) => "keys",
-        Error::Table(_) | Error::Schemas(_) => "store",
+        Error::Table(_) | Error::Schemas(_) | Error::Outrun => "store",
     };
     metrics::counter!("trailhouse_publish_errors_total", "reason" => reason).increment(1);
     let (tenant, stream) = (&log.tenant, &log.stream);

@@ -4,7 +4,9 @@
 //! much of the log: whoever has the checkpoint can ask for the seal. One that is open is sealed some time after its hour.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
+use std::time::Duration;
 
 use catalog::clock::Timestamp;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -13,11 +15,15 @@ use super::objects::Objects;
 use super::{Error, LogName, Logs};
 use crate::seal::segment::{end_of, message};
 use crate::seal::tile::{FullTile, TILE_WIDTH};
-use crate::seal::{Edge, Hash, OpenSegment, Owner, Segment, SegmentSeal, TileId};
-use crate::table::{self, Seals, TableState};
+use crate::seal::{Edge, Hash, OpenSegment, Owner, Segment, SegmentSeal, TileId, segment_of};
+use crate::table::{Seals, TableState};
 
 /// How long after its hour a segment is sealed that no other follows: rows of it may wait to be committed.
-const GRACE: std::time::Duration = std::time::Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(60);
+/// How much later yet, at most: not all logs at once.
+const SPREAD_S: u64 = 45;
+/// Leaves of an open segment after which it is sealed as it is: a process that begins has to read what is not sealed.
+const LEAVES_MAX: u64 = 1 << 22;
 /// Tiles that are read at once, and at a time.
 const READS_AT_ONCE: usize = 16;
 const TILES_AT_A_TIME: u64 = 1_024;
@@ -40,6 +46,10 @@ pub(super) struct Sealing {
     open: OpenSegment,
     /// Segments that have ended, the oldest first.
     ended: VecDeque<Segment>,
+    /// Since when there are leaves in the open one, for this process.
+    since: Option<Timestamp>,
+    /// When the log was last sealed because it was time.
+    sealed: Option<Timestamp>,
 }
 
 impl Growing {
@@ -75,10 +85,8 @@ impl Growing {
                 first.map_or(edge.size(), |(first, _)| first)
             }
         };
-        let open = sealed.as_ref().map(|sealed| Sealing {
-            open: OpenSegment::after(&sealed.segment),
-            ended: VecDeque::new(),
-        });
+        let open = sealed.as_ref();
+        let open = open.map(|sealed| Sealing::new(OpenSegment::after(&sealed.segment)));
         let head = sealed.map(|sealed| sealed.segment.tree);
         if begin > edge.size() {
             let mut growing = Self::new(edge, open, state, stream);
@@ -146,13 +154,13 @@ impl Growing {
         if let Some((_, id)) = self.begun.pop_front_if(|(first, _)| *first == at) {
             match &mut self.sealing {
                 None => {
-                    self.sealing = Some(Sealing {
-                        open: OpenSegment::first(id, at),
-                        ended: VecDeque::new(),
-                    });
+                    self.sealing = Some(Sealing::new(OpenSegment::first(id, at)));
                 }
-                Some(Sealing { open, ended }) => {
+                Some(Sealing {
+                    open, ended, since, ..
+                }) => {
                     ended.extend(open.begin_other(id, self.edge.frontier().root()));
+                    *since = None;
                 }
             }
         }
@@ -167,16 +175,43 @@ impl Growing {
 }
 
 impl Sealing {
-    /// When the open segment is to be sealed though no other has begun.
-    pub(super) fn due(&self) -> Option<Timestamp> {
-        let end = end_of(self.open.id())?;
-        (!self.open.is_empty()).then(|| end.plus(GRACE))
+    fn new(open: OpenSegment) -> Self {
+        Self {
+            open,
+            ended: VecDeque::new(),
+            since: None,
+            sealed: None,
+        }
+    }
+
+    /// When the open segment is to be sealed though no other has begun: when its hour is over, or the one in which this
+    /// process first saw a leaf of it, should a clock have been wrong that named it.
+    pub(super) fn due(&mut self, log: &LogName, now: Timestamp) -> Option<Timestamp> {
+        if self.open.is_empty() {
+            return None;
+        }
+        if self.open.len() >= LEAVES_MAX {
+            return Some(now);
+        }
+        // A clock that was put right again was wrong then.
+        let since = self.since.map_or(now, |since| since.min(now));
+        self.since = Some(since);
+        let ends = [end_of(self.open.id()), end_of(&segment_of(since))];
+        let end = ends.into_iter().flatten().min()?;
+        let mut hasher = DefaultHasher::new();
+        log.hash(&mut hasher);
+        let spread = Duration::from_secs(hasher.finish() % SPREAD_S);
+        let due = end.plus(GRACE).plus(spread);
+        // Rows that come late yet are gathered.
+        Some(due.max(self.sealed.map_or(due, |sealed| sealed.plus(GRACE))))
     }
 
     /// Ends the open segment here, at the end of the log.
-    pub(super) fn end_here(&mut self, tree: Hash) {
+    pub(super) fn end_here(&mut self, tree: Hash, now: Timestamp) {
         let ended = self.open.end_here(tree);
         self.ended.push_back(ended);
+        self.since = None;
+        self.sealed = Some(now);
     }
 }
 
@@ -206,7 +241,7 @@ impl Logs {
             Ok(())
         } else {
             // It ended the segment elsewhere, which is as good.
-            Err(Error::Table(table::Error::Conflict))
+            Err(Error::Outrun)
         }
     }
 
@@ -224,7 +259,7 @@ impl Logs {
 /// The newest seal of a log.
 pub(super) async fn newest(logs: &Logs, log: &LogName) -> Result<Option<SegmentSeal>, Error> {
     let seals = logs.tables.seals((&log.tenant, &log.silo), &log.stream)?;
-    match seals.newest_from(0).await? {
+    match seals.count_from(0).await?.checked_sub(1) {
         Some(number) => seal_at(logs, log, &seals, number).await,
         None => Ok(None),
     }

@@ -12,6 +12,7 @@ use catalog::policy::MaskRule;
 use catalog::schema::{self, Schemas};
 use datafusion::common::ParamValues;
 use datafusion::physical_plan::ExecutionPlan;
+use tokio::sync::OnceCell;
 
 use super::answering::{AnswerStream, Further, answering};
 use super::error::Error;
@@ -19,7 +20,7 @@ use super::limits::Limits;
 use super::planning::{Described, Planning};
 use super::resources::{Resources, Usage};
 use super::run::VerifiedPlan;
-use super::segments::KnownSeals;
+use super::segments::{KnownSeals, Segments};
 use super::source::{Layout, RawScan, RecordSource, Sources};
 use super::table_name::{AUDIT, TableName};
 use super::tables::SessionTables;
@@ -239,7 +240,14 @@ impl Sources for StoredTables {
             TableName::Records => TableKind::Records,
             TableName::Evidence => TableKind::Evidence,
             TableName::Quarantine => TableKind::Quarantine,
-            TableName::Segments => return self.seals.open(&self.tables, &self.decision).await,
+            TableName::Segments => {
+                return Ok(Arc::new(Segments {
+                    seals: Arc::clone(&self.seals),
+                    tables: Arc::clone(&self.tables),
+                    decision: Arc::clone(&self.decision),
+                    rows: OnceCell::new(),
+                }));
+            }
         };
         let (tenant, silo) = (&self.decision.tenant, &self.decision.silo);
         let table = self.tables.table(tenant, silo, kind).await?;

@@ -13,6 +13,7 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{StreamExt, TryStreamExt, stream};
 use moka::sync::Cache;
+use tokio::sync::OnceCell;
 
 use super::error::Error;
 use super::source::{Layout, RawScan, RecordSource};
@@ -22,29 +23,41 @@ use crate::seal::SegmentSeal;
 use crate::seal::segment::ALGO;
 use crate::table::{TableKind, Tables, table_of};
 
-/// Logs whose seals are at hand.
-const LOGS_MAX: u64 = 1_024;
-/// Seals that are read at once.
+/// What the seals that are at hand take together, in bytes; and about what one of them does.
+const BYTES_MAX: u64 = 64 << 20;
+const SEAL_BYTES: usize = 768;
+/// Seals that are read at once, and at a time.
 const READS_AT_ONCE: usize = 16;
+const READS_AT_A_TIME: u64 = 512;
 
 type Log = (TenantId, SiloId, StreamName);
+/// The seals of a log, in their order. Whoever holds it reads more.
+type Known = Arc<tokio::sync::Mutex<Arc<Vec<SegmentSeal>>>>;
 
 /// Seals that were read and verified. None ever changes.
-pub(super) struct KnownSeals(Cache<Log, Arc<Vec<SegmentSeal>>>);
+pub(super) struct KnownSeals {
+    logs: Cache<Log, (Known, usize)>,
+}
 
 impl Default for KnownSeals {
     fn default() -> Self {
-        Self(Cache::new(LOGS_MAX))
+        let logs = Cache::builder()
+            .max_capacity(BYTES_MAX)
+            .weigher(|_, (_, seals): &(Known, usize)| {
+                u32::try_from((seals + 1) * SEAL_BYTES).unwrap_or(u32::MAX)
+            })
+            .build();
+        Self { logs }
     }
 }
 
 impl KnownSeals {
     /// The seals of all logs that the caller may read, as they are now.
-    pub(super) async fn open(
+    async fn of_decision(
         &self,
         tables: &Tables,
         decision: &Decision,
-    ) -> Result<Arc<dyn RecordSource>, Error> {
+    ) -> Result<RecordBatch, Error> {
         let (tenant, silo) = (&decision.tenant, &decision.silo);
         let mut streams = tables.published_streams(tenant, silo).await?;
         streams
@@ -56,8 +69,7 @@ impl KnownSeals {
             let log = (tenant.clone(), silo.clone(), stream);
             seals.push(self.of(tables, log, &keys).await?);
         }
-        let rows = rows(&seals).map_err(|_| Error::Internal)?;
-        Ok(Arc::new(Segments { rows }))
+        rows(&seals).map_err(|_| Error::Internal)
     }
 
     async fn of(
@@ -68,43 +80,60 @@ impl KnownSeals {
     ) -> Result<Arc<Vec<SegmentSeal>>, Error> {
         let (tenant, silo, stream) = &log;
         let stored = tables.seals((tenant, silo), stream)?;
-        let known = self.0.get(&log).unwrap_or_default();
-        let next = known.len() as u64;
-        let Some(newest) = stored.newest_from(next).await? else {
-            return Ok(known);
-        };
-        let reading = (next..=newest).map(|number| stored.read(number));
-        // Futures are made before they are streamed: a closure over references would make this one impossible to spawn.
-        let reading: Vec<_> = reading.collect();
-        let read: Vec<_> = stream::iter(reading)
-            .buffered(READS_AT_ONCE)
-            .try_collect()
-            .await?;
-        let mut seals = known.to_vec();
-        for (number, json) in (next..).zip(read) {
-            let seal = json.and_then(|json| SegmentSeal::from_json(&json).ok());
-            let follows = |seal: &SegmentSeal| {
-                let owner = &seal.owner;
-                let before = seals
-                    .last()
-                    .map(|before| (before.segment.end(), before.segment.root));
-                let begins = before.is_none_or(|(end, _)| end == seal.segment.first);
-                (&owner.tenant, &owner.silo, &owner.stream) == (tenant, silo, stream)
-                    && seal.segment.number == number
-                    && seal.segment.prev == before.map(|(_, root)| root)
-                    && begins
-            };
-            let seal = seal.filter(|seal| seal.verify(keys).is_ok() && follows(seal));
-            let seal = seal.ok_or_else(|| {
-                tracing::error!(%tenant, %stream, number, "a seal is missing, or not what was signed");
-                Error::Internal
-            })?;
-            seals.push(seal);
+        let fresh = || (Known::default(), 0);
+        let (known, _) = self.logs.get_with_by_ref(&log, fresh);
+        let mut known = known.lock().await;
+        let mut next = known.len() as u64;
+        let end = next + stored.count_from(next).await?;
+        while next < end {
+            let numbers = next..end.min(next + READS_AT_A_TIME);
+            next = numbers.end;
+            let mut seals = known.to_vec();
+            // Futures are made before they are streamed: a closure over references would make this one impossible to spawn.
+            let reading: Vec<_> = numbers.map(|number| stored.read(number)).collect();
+            let read: Vec<_> = stream::iter(reading)
+                .buffered(READS_AT_ONCE)
+                .try_collect()
+                .await?;
+            for json in read {
+                let seal = json.and_then(|json| SegmentSeal::from_json(&json).ok());
+                let seal = seal
+                    .filter(|seal| seal.verify(keys).is_ok() && follows(seal, &log, seals.last()));
+                let seal = seal.ok_or_else(|| {
+                    let number = seals.len();
+                    tracing::error!(%tenant, %stream, number, "a seal is missing, or not what was signed");
+                    Error::Internal
+                })?;
+                seals.push(seal);
+            }
+            *known = Arc::new(seals);
+            self.weigh(&log, known.len());
         }
-        let seals = Arc::new(seals);
-        self.0.insert(log, Arc::clone(&seals));
-        Ok(seals)
+        Ok(Arc::clone(&known))
     }
+
+    /// Says anew how much is at hand of a log.
+    fn weigh(&self, log: &Log, seals: usize) {
+        if let Some((known, before)) = self.logs.get(log)
+            && before != seals
+        {
+            self.logs.insert(log.clone(), (known, seals));
+        }
+    }
+}
+
+/// Whether a seal is of this log, and begins where the one before it ends.
+fn follows(seal: &SegmentSeal, (tenant, silo, stream): &Log, before: Option<&SegmentSeal>) -> bool {
+    let owner = &seal.owner;
+    let is_next = match before.map(|before| &before.segment) {
+        None => seal.segment.number == 0,
+        Some(before) => {
+            seal.segment.number == before.number + 1
+                && seal.segment.first == before.end()
+                && seal.segment.prev == Some(before.root)
+        }
+    };
+    is_next && (&owner.tenant, &owner.silo, &owner.stream) == (tenant, silo, stream)
 }
 
 impl fmt::Debug for KnownSeals {
@@ -113,21 +142,24 @@ impl fmt::Debug for KnownSeals {
     }
 }
 
-/// Seals at one moment.
+/// The seals of a session, read when they are first asked for: who only asks for columns needs none.
 #[derive(Debug)]
-struct Segments {
-    rows: RecordBatch,
+pub(super) struct Segments {
+    pub(super) seals: Arc<KnownSeals>,
+    pub(super) tables: Arc<Tables>,
+    pub(super) decision: Arc<Decision>,
+    pub(super) rows: OnceCell<RecordBatch>,
 }
 
 #[async_trait]
 impl RecordSource for Segments {
     fn schema(&self) -> SchemaRef {
-        self.rows.schema()
+        schema::segments()
     }
 
     /// Seals are only ever added.
     fn version(&self) -> u64 {
-        self.rows.num_rows() as u64
+        self.rows.get().map_or(0, |rows| rows.num_rows() as u64)
     }
 
     /// Each of them was verified to be the tenant's.
@@ -136,7 +168,11 @@ impl RecordSource for Segments {
     }
 
     async fn scan(&self, scan: RawScan) -> Result<Arc<dyn ExecutionPlan>, Error> {
-        let parts = [vec![self.rows.clone()]];
+        let rows = self
+            .rows
+            .get_or_try_init(|| self.seals.of_decision(&self.tables, &self.decision))
+            .await?;
+        let parts = [vec![rows.clone()]];
         let plan = MemorySourceConfig::try_new_exec(&parts, self.schema(), Some(scan.projection));
         Ok(plan.map_err(|_| Error::Internal)?)
     }

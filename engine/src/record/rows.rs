@@ -5,8 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::{Array as _, AsArray as _, BinaryArray, MapArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
+use arrow::array::{
+    Array as _, ArrayRef, AsArray as _, BinaryArray, Int64Array, MapArray, RecordBatch,
+    StringArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use catalog::clock::Timestamp;
 use catalog::ids::{RecordId, StreamName, TenantId};
 use catalog::policy::RetentionClass;
@@ -33,14 +36,62 @@ const REWRITTEN: [&str; 3] = ["field_salts", "commitments", "subject_ref"];
 /// record was rewritten since it was stored.
 pub fn records_of(batch: &RecordBatch) -> Result<Vec<StoredRecord>, Unreadable> {
     let columns = Columns::of(batch)?;
+    let mut names = Names::default();
     (0..batch.num_rows())
-        .map(|row| columns.record(row))
+        .map(|row| columns.record(row, &mut names))
         .collect()
 }
 
+/// The columns of a batch, each looked up once.
 struct Columns<'b> {
-    batch: &'b RecordBatch,
+    tenant_id: Text<'b>,
+    record_id: Text<'b>,
+    created_at: &'b TimestampMicrosecondArray,
+    ingested_at: &'b TimestampMicrosecondArray,
+    stream: Text<'b>,
+    retention_class: Text<'b>,
+    action: Text<'b>,
+    resource_type: Text<'b>,
+    resource_id: Text<'b>,
+    actor_type: Text<'b>,
+    actor_id: Text<'b>,
+    trace_id: Text<'b>,
+    span_id: Text<'b>,
+    purpose: Text<'b>,
+    labels: Maps<'b>,
+    context: Text<'b>,
+    extras: Text<'b>,
+    schema_version: Text<'b>,
+    policy_version: Text<'b>,
+    idempotency_key: Text<'b>,
+    leaf_index: &'b Int64Array,
+    segment_id: Text<'b>,
+    salt: &'b BinaryArray,
+    sealed_fields: Maps<'b>,
+    payload_hash: Text<'b>,
+    key_digest: Text<'b>,
+    leaf_layout: Text<'b>,
     promoted: Vec<(&'b str, &'b StringArray)>,
+}
+
+/// A column of text.
+#[derive(Clone, Copy)]
+struct Text<'b>(&'b StringArray);
+
+/// A column of maps.
+#[derive(Clone, Copy)]
+struct Maps<'b> {
+    maps: &'b MapArray,
+    keys: &'b StringArray,
+    values: &'b StringArray,
+}
+
+/// Names that the row before had: they are mostly the same, and need not be checked again.
+#[derive(Default)]
+struct Names {
+    tenant: Option<TenantId>,
+    stream: Option<StreamName>,
+    retention_class: Option<RetentionClass>,
 }
 
 impl<'b> Columns<'b> {
@@ -61,124 +112,105 @@ impl<'b> Columns<'b> {
                 });
             }
         }
-        Ok(Self { batch, promoted })
+        let text = |name| Text::of(batch, name);
+        Ok(Self {
+            tenant_id: text("tenant_id")?,
+            record_id: text("record_id")?,
+            created_at: instants(batch, "created_at")?,
+            ingested_at: instants(batch, "ingested_at")?,
+            stream: text("stream")?,
+            retention_class: text("retention_class")?,
+            action: text("action")?,
+            resource_type: text("resource_type")?,
+            resource_id: text("resource_id")?,
+            actor_type: text("actor_type")?,
+            actor_id: text("actor_id")?,
+            trace_id: text("trace_id")?,
+            span_id: text("span_id")?,
+            purpose: text("purpose")?,
+            labels: Maps::of(batch, "labels")?,
+            context: text("context")?,
+            extras: text("extras")?,
+            schema_version: text("schema_version")?,
+            policy_version: text("policy_version")?,
+            idempotency_key: text("idempotency_key")?,
+            leaf_index: column(batch, "leaf_index")?
+                .as_primitive_opt::<Int64Type>()
+                .ok_or_else(other_type)?,
+            segment_id: text("segment_id")?,
+            salt: column(batch, "salt")?
+                .as_binary_opt()
+                .ok_or_else(other_type)?,
+            sealed_fields: Maps::of(batch, "sealed_fields")?,
+            payload_hash: text("payload_hash")?,
+            key_digest: text("key_digest")?,
+            leaf_layout: text("leaf_layout")?,
+            promoted,
+        })
     }
 
-    fn record(&self, row: usize) -> Result<StoredRecord, Unreadable> {
-        let owned = |name| Ok(self.text(name, row)?.map(str::to_owned));
-        let leaf_layout = self.required("leaf_layout", row)?;
+    fn record(&self, row: usize, names: &mut Names) -> Result<StoredRecord, Unreadable> {
+        let leaf_layout = self.leaf_layout.required(row)?;
         Ok(StoredRecord {
-            tenant_id: TenantId::from_stored(self.required("tenant_id", row)?)
-                .map_err(|_| malformed())?,
-            record_id: RecordId::parse(self.required("record_id", row)?)
-                .map_err(|_| malformed())?,
-            created_at: self.instant("created_at", row)?,
-            ingested_at: self.instant("ingested_at", row)?,
-            stream: StreamName::parse(self.required("stream", row)?).map_err(|_| malformed())?,
-            retention_class: RetentionClass::parse(self.required("retention_class", row)?)
-                .ok_or_else(malformed)?,
-            action: owned("action")?,
-            resource_type: owned("resource_type")?,
-            resource_id: owned("resource_id")?,
-            actor_type: owned("actor_type")?,
-            actor_id: owned("actor_id")?,
-            trace_id: owned("trace_id")?,
-            span_id: owned("span_id")?,
-            purpose: owned("purpose")?,
-            labels: self.map("labels", row)?,
-            context: owned("context")?,
-            extras: owned("extras")?,
-            schema_version: owned("schema_version")?,
-            policy_version: owned("policy_version")?,
-            idempotency_key: owned("idempotency_key")?,
+            tenant_id: again(
+                &mut names.tenant,
+                TenantId::as_str,
+                self.tenant_id.required(row)?,
+                |text| TenantId::from_stored(text).ok(),
+            )?,
+            record_id: RecordId::parse(self.record_id.required(row)?).map_err(|_| malformed())?,
+            created_at: instant(self.created_at, row)?,
+            ingested_at: instant(self.ingested_at, row)?,
+            stream: again(
+                &mut names.stream,
+                StreamName::as_str,
+                self.stream.required(row)?,
+                |text| StreamName::parse(text).ok(),
+            )?,
+            retention_class: again(
+                &mut names.retention_class,
+                RetentionClass::as_str,
+                self.retention_class.required(row)?,
+                RetentionClass::parse,
+            )?,
+            action: self.action.owned(row),
+            resource_type: self.resource_type.owned(row),
+            resource_id: self.resource_id.owned(row),
+            actor_type: self.actor_type.owned(row),
+            actor_id: self.actor_id.owned(row),
+            trace_id: self.trace_id.owned(row),
+            span_id: self.span_id.owned(row),
+            purpose: self.purpose.owned(row),
+            labels: self
+                .labels
+                .entries(row, |value| Ok(value.map(str::to_owned)))?,
+            context: self.context.owned(row),
+            extras: self.extras.owned(row),
+            schema_version: self.schema_version.owned(row),
+            policy_version: self.policy_version.owned(row),
+            idempotency_key: self.idempotency_key.owned(row),
             promoted: self.promoted(leaf_layout, row)?,
-            leaf_index: self.position("leaf_index", row)?,
-            segment_id: owned("segment_id")?,
+            leaf_index: self
+                .leaf_index
+                .is_valid(row)
+                .then(|| self.leaf_index.value(row)),
+            segment_id: self.segment_id.owned(row),
             salt: self.salt(row)?,
-            sealed_fields: self.sealed_fields(row)?,
-            payload_hash: owned("payload_hash")?,
-            key_digest: owned("key_digest")?,
+            sealed_fields: self
+                .sealed_fields
+                .entries(row, |value| value.map(str::to_owned).ok_or_else(missing))?
+                .unwrap_or_default(),
+            payload_hash: self.payload_hash.owned(row),
+            key_digest: self.key_digest.owned(row),
             leaf_layout: leaf_layout.to_owned(),
         })
     }
 
-    fn text(&self, name: &str, row: usize) -> Result<Option<&'b str>, Unreadable> {
-        let texts: &StringArray = column(self.batch, name)?
-            .as_string_opt()
-            .ok_or_else(other_type)?;
-        Ok(texts.is_valid(row).then(|| texts.value(row)))
-    }
-
-    fn required(&self, name: &str, row: usize) -> Result<&'b str, Unreadable> {
-        self.text(name, row)?.ok_or_else(missing)
-    }
-
-    fn instant(&self, name: &str, row: usize) -> Result<Timestamp, Unreadable> {
-        let column = column(self.batch, name)?;
-        if *column.data_type() != schema::instant() {
-            return Err(other_type());
-        }
-        let micros = column
-            .as_primitive_opt::<TimestampMicrosecondType>()
-            .ok_or_else(other_type)?;
-        if micros.is_null(row) {
-            return Err(missing());
-        }
-        Ok(Timestamp::from_micros(micros.value(row)))
-    }
-
-    fn position(&self, name: &str, row: usize) -> Result<Option<i64>, Unreadable> {
-        let positions = column(self.batch, name)?
-            .as_primitive_opt::<Int64Type>()
-            .ok_or_else(other_type)?;
-        Ok(positions.is_valid(row).then(|| positions.value(row)))
-    }
-
     fn salt(&self, row: usize) -> Result<[u8; schema::SALT_BYTES], Unreadable> {
-        let salts: &BinaryArray = column(self.batch, "salt")?
-            .as_binary_opt()
-            .ok_or_else(other_type)?;
-        if salts.is_null(row) {
+        if self.salt.is_null(row) {
             return Err(missing());
         }
-        salts.value(row).try_into().map_err(|_| malformed())
-    }
-
-    fn map(
-        &self,
-        name: &str,
-        row: usize,
-    ) -> Result<Option<BTreeMap<String, Option<String>>>, Unreadable> {
-        let column = column(self.batch, name)?;
-        if !matches!(column.data_type(), DataType::Map(..)) {
-            return Err(other_type());
-        }
-        let maps: &MapArray = column.as_map_opt().ok_or_else(other_type)?;
-        if maps.is_null(row) {
-            return Ok(None);
-        }
-        let entries = maps.value(row);
-        let text = |column: usize| -> Result<&StringArray, Unreadable> {
-            entries
-                .columns()
-                .get(column)
-                .and_then(|texts| texts.as_string_opt())
-                .ok_or_else(other_type)
-        };
-        let (keys, values) = (text(0)?, text(1)?);
-        let entries = keys.iter().zip(values).map(|(key, value)| {
-            let key = key.ok_or_else(missing)?;
-            Ok((key.to_owned(), value.map(str::to_owned)))
-        });
-        entries.collect::<Result<_, _>>().map(Some)
-    }
-
-    fn sealed_fields(&self, row: usize) -> Result<BTreeMap<String, String>, Unreadable> {
-        let sealed = self.map("sealed_fields", row)?.unwrap_or_default();
-        sealed
-            .into_iter()
-            .map(|(pointer, value)| Ok((pointer, value.ok_or_else(missing)?)))
-            .collect()
+        self.salt.value(row).try_into().map_err(|_| malformed())
     }
 
     /// Those that the layout names, in its order, then those that only have a value.
@@ -207,6 +239,89 @@ impl<'b> Columns<'b> {
         }
         Ok(found)
     }
+}
+
+impl<'b> Text<'b> {
+    fn of(batch: &'b RecordBatch, name: &str) -> Result<Self, Unreadable> {
+        let texts = column(batch, name)?.as_string_opt();
+        texts.map(Self).ok_or_else(other_type)
+    }
+
+    fn get(self, row: usize) -> Option<&'b str> {
+        self.0.is_valid(row).then(|| self.0.value(row))
+    }
+
+    fn owned(self, row: usize) -> Option<String> {
+        self.get(row).map(str::to_owned)
+    }
+
+    fn required(self, row: usize) -> Result<&'b str, Unreadable> {
+        self.get(row).ok_or_else(missing)
+    }
+}
+
+impl<'b> Maps<'b> {
+    fn of(batch: &'b RecordBatch, name: &str) -> Result<Self, Unreadable> {
+        let maps: &MapArray = column(batch, name)?.as_map_opt().ok_or_else(other_type)?;
+        let text = |column: &'b ArrayRef| column.as_string_opt().ok_or_else(other_type);
+        Ok(Self {
+            maps,
+            keys: text(maps.keys())?,
+            values: text(maps.values())?,
+        })
+    }
+
+    fn entries<V>(
+        self,
+        row: usize,
+        value: impl Fn(Option<&'b str>) -> Result<V, Unreadable>,
+    ) -> Result<Option<BTreeMap<String, V>>, Unreadable> {
+        if self.maps.is_null(row) {
+            return Ok(None);
+        }
+        let offsets = self.maps.value_offsets();
+        let at = |row: usize| usize::try_from(offsets[row]).unwrap_or(0);
+        let (keys, values) = (Text(self.keys), Text(self.values));
+        let entries = (at(row)..at(row + 1))
+            .map(|entry| Ok((keys.required(entry)?.to_owned(), value(values.get(entry))?)));
+        entries.collect::<Result<_, _>>().map(Some)
+    }
+}
+
+/// The name that was there before if the text is the same, or the one that the text is.
+fn again<T: Clone>(
+    before: &mut Option<T>,
+    as_str: impl Fn(&T) -> &str,
+    text: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<T, Unreadable> {
+    if let Some(before) = before
+        && as_str(before) == text
+    {
+        return Ok(before.clone());
+    }
+    let name = parse(text).ok_or_else(malformed)?;
+    Ok(before.insert(name).clone())
+}
+
+fn instants<'b>(
+    batch: &'b RecordBatch,
+    name: &str,
+) -> Result<&'b TimestampMicrosecondArray, Unreadable> {
+    let column = column(batch, name)?;
+    if *column.data_type() != schema::instant() {
+        return Err(other_type());
+    }
+    column
+        .as_primitive_opt::<TimestampMicrosecondType>()
+        .ok_or_else(other_type)
+}
+
+fn instant(micros: &TimestampMicrosecondArray, row: usize) -> Result<Timestamp, Unreadable> {
+    if micros.is_null(row) {
+        return Err(missing());
+    }
+    Ok(Timestamp::from_micros(micros.value(row)))
 }
 
 fn column<'b>(

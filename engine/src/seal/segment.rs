@@ -138,6 +138,12 @@ impl OpenSegment {
         self.first
     }
 
+    /// How many leaves it has.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.leaves.size()
+    }
+
     /// Whether it has no leaf yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {

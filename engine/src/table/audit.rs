@@ -166,7 +166,14 @@ impl Auditor {
             Err(Error::Tampered { what } | Error::Malformed { what }) => return fault(what),
             Err(Error::Conflict) => return fault("it cannot be read"),
         };
-        match collect(plan, Arc::new(TaskContext::default())).await {
+        // Its bytes were whole a moment ago: a store that fails only now is asked once more before it is called a fault.
+        let again = Arc::clone(&plan);
+        let context = || Arc::new(TaskContext::default());
+        let batches = match collect(plan, context()).await {
+            Ok(batches) => Ok(batches),
+            Err(_) => collect(again, context()).await,
+        };
+        match batches {
             Ok(batches) => Ok(Ok(batches)),
             Err(_) => fault("the file does not open, or is not what was written"),
         }

@@ -48,8 +48,8 @@ impl Seals {
         format!("{FOLDER}/{number:020}")
     }
 
-    /// The number of the newest that has this number or one after it.
-    pub(crate) async fn newest_from(&self, number: u64) -> Result<Option<u64>, Error> {
+    /// How many there are from this number on, none of which is missing.
+    pub(crate) async fn count_from(&self, number: u64) -> Result<u64, Error> {
         let folder = self.log.clone().join(FOLDER);
         let mut listed = match number.checked_sub(1) {
             None => self.store.list(Some(&folder)),
@@ -57,12 +57,21 @@ impl Seals {
                 .store
                 .list_with_offset(Some(&folder), &self.place(before)),
         };
-        let mut newest = None;
+        let (mut count, mut end) = (0, number);
         while let Some(object) = listed.try_next().await.map_err(log::unavailable)? {
             let name = object.location.filename().unwrap_or_default();
-            newest = newest.max(Self::number(&format!("{FOLDER}/{name}")));
+            if let Some(found) = Self::number(&format!("{FOLDER}/{name}")) {
+                count += 1;
+                end = end.max(found.saturating_add(1));
+            }
         }
-        Ok(newest)
+        if end - number == count {
+            Ok(count)
+        } else {
+            Err(Error::Tampered {
+                what: "a seal is missing",
+            })
+        }
     }
 
     /// A seal as it stands there, if it does.
@@ -87,7 +96,10 @@ impl Seals {
         let put = self.store.put_opts(&path, payload, PutMode::Create.into());
         match put.await {
             Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
+            ) => Ok(false),
             Err(error) => Err(log::unavailable(error)),
         }
     }

@@ -94,7 +94,7 @@ impl From<proof::Error> for Problem {
         match error {
             proof::Error::Table(error) => query::Error::from(error).into(),
             proof::Error::Keys(error) => query::Error::from(error).into(),
-            proof::Error::Schemas(_) => query::Error::Unavailable.into(),
+            proof::Error::Schemas(_) | proof::Error::Outrun => query::Error::Unavailable.into(),
             proof::Error::Tampered { .. } => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
