@@ -226,11 +226,9 @@ impl SignedCheckpoint {
     /// If there is none.
     pub fn cosigned(&self, key: &WitnessKey, lines: &str) -> Result<Self, Unsigned> {
         let theirs = Note::parse(format!("{}\n{lines}", self.note.text()).as_bytes())?;
-        if !theirs.is_cosigned_by(key) {
-            return Err(Unsigned::Signature);
-        }
+        let note = self.note.with_cosignature_of(key, &theirs);
         Ok(Self {
-            note: self.note.clone().with_cosignatures_of(key, &theirs),
+            note: note.ok_or(Unsigned::Signature)?,
             ..self.clone()
         })
     }

@@ -81,7 +81,12 @@ impl Note {
     /// Whether the witness cosigned it.
     #[must_use]
     pub fn is_cosigned_by(&self, key: &WitnessKey) -> bool {
-        self.lines_of(&key.name, key.id()).any(|line| {
+        self.cosignature(self, key).is_some()
+    }
+
+    /// The cosignature of this note that another one of the same text has.
+    fn cosignature<'n>(&self, other: &'n Self, key: &WitnessKey) -> Option<&'n [u8]> {
+        other.lines_of(&key.name, key.id()).find(|line| {
             let Some((time, signature)) = line.split_first_chunk::<TIME_BYTES>() else {
                 return false;
             };
@@ -91,12 +96,10 @@ impl Note {
         })
     }
 
-    /// The same note with what another one of the same text has of this witness.
-    pub(super) fn with_cosignatures_of(mut self, key: &WitnessKey, other: &Self) -> Self {
-        for line in other.lines_of(&key.name, key.id()) {
-            self = self.with_line(&key.name, key.id(), line.to_vec());
-        }
-        self
+    /// The same note with the cosignature of this witness that another one has, and nothing else of it.
+    pub(super) fn with_cosignature_of(&self, key: &WitnessKey, other: &Self) -> Option<Self> {
+        let line = self.cosignature(other, key)?.to_vec();
+        Some(self.clone().with_line(&key.name, key.id(), line))
     }
 
     /// How many of these witnesses cosigned it, each counted once.
@@ -150,6 +153,15 @@ mod tests {
         let verifier = note::VerifierKey::new("witness.example/one", key.public()).unwrap();
         assert!(!signed.is_signed_by(&verifier));
         assert_eq!(WitnessKey::parse(&verifier.to_string()), Err(MalformedNote));
+        // What a witness answers beside its cosignature stays behind.
+        let garbage = (0..40).fold(note.clone(), |note, time| {
+            note.cosigned(&witness, time, [7; 64])
+        });
+        let answer = garbage.cosigned(&witness, 5, key.sign(&message(5, &note)));
+        let adopted = note.with_cosignature_of(&witness, &answer).unwrap();
+        assert_eq!(adopted.to_string().matches('\u{2014}').count(), 1);
+        assert!(adopted.is_cosigned_by(&witness));
+        assert_eq!(later.with_cosignature_of(&witness, &later), None);
         let text = witness.to_string();
         for other in [
             text.replace("one+", "two+"),

@@ -27,6 +27,8 @@ const DEFAULT_FLIGHT_PORT: u16 = 31337;
 const DEFAULT_HTTP_PORT: u16 = 31380;
 const DEFAULT_ADMIN_PORT: u16 = 31390;
 const LEEWAY_S_MAX: u64 = 300;
+/// A note has room for them beside the keys of the tenant.
+const WITNESSES_MAX: usize = 16;
 /// Libraries log at `info` what operators did not ask for.
 const DEFAULT_FILTER: &str = "warn,catalog=info,engine=info,flight_server=info";
 
@@ -168,11 +170,7 @@ pub(super) fn resolve(raw: RawConfig, environment: &[(String, String)]) -> Resul
         },
         limits,
         queries: queries::resolve(&raw.queries)?,
-        witnesses: raw
-            .witnesses
-            .iter()
-            .map(|(name, witness)| self::witness(name, witness))
-            .collect::<Result<_, _>>()?,
+        witnesses: witnesses(&raw.witnesses)?,
         log,
     };
     config.auth = auth(raw.auth, &config)?;
@@ -337,6 +335,15 @@ fn issuer(raw: RawIssuer) -> Result<Issuer, Error> {
         jwks: jwks(&raw.jwks)?,
         profile,
     })
+}
+
+fn witnesses(raw: &BTreeMap<String, RawWitness>) -> Result<Vec<Witness>, Error> {
+    if raw.len() > WITNESSES_MAX {
+        return Err(refused("witnesses", format!("at most {WITNESSES_MAX}")));
+    }
+    raw.iter()
+        .map(|(name, settings)| witness(name, settings))
+        .collect()
 }
 
 fn witness(name: &str, raw: &RawWitness) -> Result<Witness, Error> {
