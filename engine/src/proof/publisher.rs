@@ -26,8 +26,8 @@ const AGAIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Logs that are published at once.
 const AT_ONCE: usize = 4;
-/// Logs that wait, so that others which are only due are not added.
-const DUE_AT_ONCE: usize = 8;
+/// Logs that wait, or are published, because they are due.
+const DUE_AT_ONCE: usize = 2;
 /// Leaves of all logs that are kept for them, 32 bytes each; the others are read from their rows.
 const LEAVES_MAX: usize = 1 << 20;
 
@@ -51,6 +51,8 @@ struct Task {
     failed: HashMap<LogName, Instant>,
     /// When logs are looked at again: their last segment is over by then, or a witness may answer.
     due: HashMap<LogName, Timestamp>,
+    /// Those of them that wait, or are looked at.
+    taken: HashSet<LogName>,
 }
 
 /// When a log is to be looked at again, if it is; `None` if it was not published.
@@ -83,6 +85,7 @@ impl Publisher {
             busy: HashSet::new(),
             failed: HashMap::new(),
             due: HashMap::new(),
+            taken: HashSet::new(),
         };
         let task = Mutex::new(Some(tokio::spawn(task.run())));
         Self {
@@ -191,19 +194,21 @@ impl Task {
         }
     }
 
-    /// Adds some of those that are due, as long as little else is to be done: all logs are due at the end of an hour, and
-    /// what is committed meanwhile must not wait for that.
+    /// Adds some of those that are due, a few at a time: all logs are due at the end of an hour, and what is committed
+    /// meanwhile must not wait for that.
     fn take_due(&mut self) {
-        let room = DUE_AT_ONCE.saturating_sub(self.grown.logs.len());
+        let room = DUE_AT_ONCE.saturating_sub(self.taken.len());
         let now = self.logs.clock.now();
         let due = self.due.extract_if(|_, due| *due <= now).take(room);
         for (log, _) in due {
-            self.grown.wait(log);
+            self.grown.wait(log.clone());
+            self.taken.insert(log);
         }
     }
 
     fn done(&mut self, log: LogName, published: Published) {
         self.busy.remove(&log);
+        self.taken.remove(&log);
         match published {
             None => {
                 self.failed.insert(log.clone(), Instant::now() + AGAIN);

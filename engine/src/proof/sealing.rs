@@ -203,7 +203,12 @@ impl Sealing {
         let spread = Duration::from_secs(hasher.finish() % SPREAD_S);
         let due = end.plus(GRACE).plus(spread);
         // Rows that come late yet are gathered.
-        Some(due.max(self.sealed.map_or(due, |sealed| sealed.plus(GRACE))))
+        Some(
+            due.max(
+                self.sealed
+                    .map_or(due, |sealed| sealed.min(now).plus(GRACE)),
+            ),
+        )
     }
 
     /// Ends the open segment here, at the end of the log.

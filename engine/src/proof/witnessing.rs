@@ -55,8 +55,8 @@ pub(super) struct Asked {
     witness: Arc<dyn Witness>,
     /// How many leaves it has seen of logs.
     seen: Mutex<HashMap<LogName, u64>>,
-    /// Logs that it is not asked about until then.
-    resting: Mutex<HashMap<LogName, Instant>>,
+    /// Logs that it is not asked about until then; `None`: any of them.
+    resting: Mutex<HashMap<Option<LogName>, Instant>>,
 }
 
 impl Asked {
@@ -81,12 +81,12 @@ impl Asked {
     fn rests(&self, log: &LogName) -> bool {
         let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
         resting.retain(|_, until| *until > Instant::now());
-        resting.contains_key(log)
+        resting.contains_key(&None) || resting.contains_key(&Some(log.clone()))
     }
 
-    fn rest(&self, log: &LogName) {
+    fn rest(&self, log: Option<&LogName>) {
         let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
-        resting.insert(log.clone(), Instant::now() + REST);
+        resting.insert(log.cloned(), Instant::now() + REST);
     }
 }
 
@@ -108,7 +108,7 @@ impl Logs {
         let asking = asking.map(|asked| async {
             let lines = self.ask(asked, log, &published).await;
             if lines.is_none() {
-                asked.rest(log);
+                asked.rest(Some(log));
             }
             Some((asked.witness.key(), lines?))
         });
@@ -176,6 +176,8 @@ impl Logs {
                     return None;
                 }
                 Err(error) => {
+                    // Nor will it answer for others.
+                    asked.rest(None);
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(witness = %key, error, "a witness is asked again later");
                     return None;

@@ -1,5 +1,6 @@
 //! `trailhouse verify`: proofs, checked without a server.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -121,22 +122,50 @@ struct Quorum {
 
 impl Witnesses {
     fn quorum(&self) -> Result<Quorum, Error> {
-        let mut keys: Vec<WitnessKey> = Vec::new();
-        for text in &self.witness {
-            let key = WitnessKey::parse(text).map_err(|_| Error::Witness(text.clone()))?;
-            if !keys.iter().any(|known| known.key() == key.key()) {
-                keys.push(key);
-            }
-        }
-        let count = self.quorum.unwrap_or(keys.len());
-        if self.quorum == Some(0) || count > keys.len() {
-            return Err(Error::Quorum(keys.len()));
+        let keys = self.witness.iter();
+        let keys = keys.map(|key| WitnessKey::parse(key).map_err(|_| Error::Witness(key.clone())));
+        let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
+        // A witness of two names is one.
+        let different: BTreeSet<_> = keys.iter().map(WitnessKey::key).collect();
+        let count = self.quorum.unwrap_or(different.len());
+        if self.quorum == Some(0) || count > different.len() {
+            return Err(Error::Quorum(different.len()));
         }
         Ok(Quorum { keys, count })
     }
 }
 
 impl Quorum {
+    /// Whether all leaves there are have been seen by so many.
+    fn check_all(&self, audit: &Audit) -> Result<(), Error> {
+        let missing = Error::Unwitnessed {
+            found: 0,
+            of: self.keys.len(),
+            quorum: self.count,
+        };
+        if self.count > 0 && audit.logs.is_empty() {
+            return Err(missing);
+        }
+        for log in audit
+            .logs
+            .iter()
+            .filter(|log| self.count > 0 && log.leaves > 0)
+        {
+            let note = log
+                .checkpoint
+                .as_ref()
+                .map(|note| Note::parse(note.as_bytes()));
+            let Some(Ok(note)) = note else {
+                return Err(missing);
+            };
+            self.check(&note)?;
+            if log.signed < log.leaves {
+                return Err(Error::Beyond(log.leaves - log.signed));
+            }
+        }
+        Ok(())
+    }
+
     fn check(&self, note: &Note) -> Result<(), Error> {
         let found = note.cosigners(&self.keys);
         if found < self.count {
@@ -190,6 +219,9 @@ pub enum Error {
         /// So many are demanded.
         quorum: usize,
     },
+    /// Leaves that no witness was shown.
+    #[error("not verified: {0} leaves came after the checkpoint that witnesses cosigned")]
+    Beyond(u64),
     /// A key that may be anybody's.
     #[error("not verified: no key that was kept introduces {0}")]
     Stranger(SigningKeyId),
@@ -337,12 +369,7 @@ async fn table(
     if !audit.findings.is_empty() {
         return Err(Error::Findings(audit.findings.len()).into());
     }
-    for checkpoint in audit.logs.iter().filter_map(|log| log.checkpoint.as_ref()) {
-        let note = Note::parse(checkpoint.as_bytes());
-        let note = note.map_err(|error| Error::Checkpoint(error.into()))?;
-        quorum.check(&note)?;
-    }
-    Ok(())
+    Ok(quorum.check_all(&audit)?)
 }
 
 fn tell_audit(audit: &Audit, kept: usize) {

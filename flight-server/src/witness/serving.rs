@@ -205,7 +205,9 @@ fn unable(error: object_store::Error) -> Refused {
 }
 
 async fn add_checkpoint(State(witness): State<Arc<ServedWitness>>, body: Bytes) -> Response {
-    match witness.add(&body).await {
+    // Whoever hangs up must not let go of the turn while what was cosigned is still being stored.
+    let added = tokio::spawn(async move { witness.add(&body).await });
+    match added.await.unwrap_or(Err(Refused::Unable)) {
         Ok(line) => line.into_response(),
         Err(Refused::Witness(Unwitnessed::Other(size))) => (
             StatusCode::CONFLICT,
