@@ -9,6 +9,7 @@ use arrow::datatypes::Int64Type;
 use catalog::clock::{ManualClock, Timestamp};
 use catalog::guard::TenantAdmin;
 use catalog::ids::{SiloId, TenantId};
+use catalog::keys::PublicKeys;
 use engine::proof::Finding;
 use engine::seal::SegmentSeal;
 use serde_json::json;
@@ -73,17 +74,17 @@ fn folder(root: &Path, stream: &str) -> PathBuf {
         .join("seal")
 }
 
-async fn audit(world: &World) -> Vec<Finding> {
+async fn keys(world: &World) -> (SiloId, PublicKeys) {
     let (tenant, silo) = (
         TenantId::parse("acme").unwrap(),
         SiloId::parse("eu").unwrap(),
     );
-    let keys = world
-        .service
-        .keys
-        .public_keys(&tenant, &silo)
-        .await
-        .unwrap();
+    let keys = world.service.keys.public_keys(&tenant, &silo);
+    (silo.clone(), keys.await.unwrap())
+}
+
+async fn audit(world: &World) -> Vec<Finding> {
+    let (silo, keys) = keys(world).await;
     let permit = world.operator::<TenantAdmin>("acme").await;
     let about = (&silo, &keys, &[][..]);
     let audit = world
@@ -167,16 +168,7 @@ async fn evidence_is_sealed_for_those_who_may_see_it(world: &World) {
 }
 
 async fn seals_are_signed_and_chained(world: &World) {
-    let (tenant, silo) = (
-        TenantId::parse("acme").unwrap(),
-        SiloId::parse("eu").unwrap(),
-    );
-    let keys = world
-        .service
-        .keys
-        .public_keys(&tenant, &silo)
-        .await
-        .unwrap();
+    let (_, keys) = keys(world).await;
     let stored = folder(world.folder(), "audit.default");
     let mut before: Option<SegmentSeal> = None;
     for number in 0..5_u64 {

@@ -25,6 +25,15 @@ pub const STREAM_NAME_MAX: usize = 64;
 /// The longest correlation id, in characters.
 pub const CORRELATION_ID_MAX: usize = 128;
 
+/// For a stored field that may name the system tenant too, which has keys and a log, and no name that anybody may send.
+///
+/// # Errors
+/// If the text is no tenant id.
+pub fn stored_tenant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TenantId, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    TenantId::from_stored(&text).map_err(serde::de::Error::custom)
+}
+
 /// Why a text is not a name of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {kind}: {fault}")]

@@ -8,7 +8,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64URL};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::{PublicKeys, SigningKeyId, push_prefixed, signed_by};
 use crate::clock::Timestamp;
@@ -22,7 +22,7 @@ const DOMAIN: &[u8] = b"trailhouse signing key 1\0";
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Introduction {
     format: String,
-    #[serde(deserialize_with = "stored_tenant")]
+    #[serde(deserialize_with = "crate::ids::stored_tenant")]
     tenant: TenantId,
     silo: SiloId,
     key: SigningKeyId,
@@ -30,12 +30,6 @@ pub struct Introduction {
     introduced_by: SigningKeyId,
     at: Timestamp,
     signature: String,
-}
-
-/// The system tenant has keys too, though no name that anybody may send.
-fn stored_tenant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TenantId, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    TenantId::from_stored(&text).map_err(serde::de::Error::custom)
 }
 
 impl Introduction {

@@ -60,10 +60,8 @@ impl AuditedSeals {
             }
             let before = signed.last().map(|before| &before.segment);
             let before = before.filter(|before| before.number + 1 == number);
-            let follows = before.is_none_or(|before| {
-                before.end() == seal.segment.first && Some(before.root) == seal.segment.prev
-            });
-            if !follows {
+            // Of one that stands alone because those before it are missing, that is said above.
+            if before.is_some() && !seal.segment.follows(before) {
                 let reason = "it does not follow the seal before it";
                 audit.find(path(number), Some(seal.segment.first), reason);
             }

@@ -125,15 +125,8 @@ impl KnownSeals {
 /// Whether a seal is of this log, and begins where the one before it ends.
 fn follows(seal: &SegmentSeal, (tenant, silo, stream): &Log, before: Option<&SegmentSeal>) -> bool {
     let owner = &seal.owner;
-    let is_next = match before.map(|before| &before.segment) {
-        None => seal.segment.number == 0,
-        Some(before) => {
-            seal.segment.number == before.number + 1
-                && seal.segment.first == before.end()
-                && seal.segment.prev == Some(before.root)
-        }
-    };
-    is_next && (&owner.tenant, &owner.silo, &owner.stream) == (tenant, silo, stream)
+    (&owner.tenant, &owner.silo, &owner.stream) == (tenant, silo, stream)
+        && seal.segment.follows(before.map(|before| &before.segment))
 }
 
 impl fmt::Debug for KnownSeals {

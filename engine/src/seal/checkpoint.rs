@@ -126,6 +126,15 @@ impl Checkpoint {
         )
     }
 
+    /// Reads what a signed note says, without asking whose signatures it has.
+    ///
+    /// # Errors
+    /// If it is no note, or says no checkpoint.
+    pub fn unverified(note: &[u8]) -> Result<Self, Unsigned> {
+        let note = Note::parse(note)?;
+        Self::parse(note.text())
+    }
+
     /// Reads the text; there is one for each checkpoint.
     ///
     /// # Errors

@@ -84,6 +84,19 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// Whether it begins where `before` ends, or, where none was before, is the first.
+    #[must_use]
+    pub fn follows(&self, before: Option<&Self>) -> bool {
+        match before {
+            None => self.number == 0 && self.prev.is_none(),
+            Some(before) => {
+                self.number == before.number + 1
+                    && self.first == before.end()
+                    && self.prev == Some(before.root)
+            }
+        }
+    }
+
     /// The number of the leaf after its last one.
     #[must_use]
     pub fn end(&self) -> u64 {
@@ -210,7 +223,7 @@ pub struct SegmentSeal {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Text {
     format: String,
-    #[serde(deserialize_with = "stored_tenant")]
+    #[serde(deserialize_with = "catalog::ids::stored_tenant")]
     tenant_id: TenantId,
     silo: SiloId,
     #[serde(deserialize_with = "stored_stream")]
@@ -374,11 +387,6 @@ impl SegmentSeal {
 }
 
 /// The system tenant has logs too, though no name that anybody may send.
-fn stored_tenant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TenantId, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    TenantId::from_stored(&text).map_err(serde::de::Error::custom)
-}
-
 fn stored_stream<'de, D: Deserializer<'de>>(deserializer: D) -> Result<StreamName, D::Error> {
     let text = String::deserialize(deserializer)?;
     StreamName::parse(&text).map_err(serde::de::Error::custom)
