@@ -23,6 +23,7 @@ use crate::sequencer::{
     Berth, Cargo, Freight, LaneError, Lanes, Leaves, Plan, Prepared, Sequencer, StoredAt,
 };
 use crate::table::{TableKind, TableState};
+use crate::wal::Payload;
 
 /// Makes decisions durable.
 pub struct EvidenceLog(Lanes<Decisions>);
@@ -157,12 +158,12 @@ impl Freight for Decisions {
 
     fn advance(&self, (): ()) {}
 
-    fn encode(rows: &Self::Rows) -> Vec<u8> {
-        frame::encode_records(rows)
+    fn encode(rows: &Self::Rows) -> Payload {
+        frame::encode_records(rows).into()
     }
 
-    fn decode(payload: &[u8]) -> Option<Self::Rows> {
-        frame::decode_records(payload).ok()
+    fn decode(payload: Payload) -> Option<Self::Rows> {
+        frame::decode_records(&payload).ok()
     }
 
     fn prepare(mut rows: Self::Rows) -> Result<Prepared<()>, LaneError> {

@@ -87,6 +87,9 @@ impl<'de> Deserialize<'de> for RecordId {
     }
 }
 
+/// Random bytes that a step inside one millisecond is made of.
+const STEP_BYTES: usize = 8;
+
 /// Makes record ids: per tenant each is greater than the one before, also when the clock stands still or goes back.
 ///
 /// Inside one millisecond the 80 random bits grow by a random step, so that an id does not tell its neighbours.
@@ -122,15 +125,39 @@ impl RecordIds {
     pub fn next(&self, tenant: &TenantId) -> RecordId {
         let now_millis = self.clock.now().as_millis();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.next_of(&mut state, tenant, now_millis, || {
+            clock::array(&*self.random)
+        })
+    }
+
+    /// The next ids of this tenant, so many, in their order: one look at the clock, and one draw for all.
+    pub fn next_many(&self, tenant: &TenantId, count: usize) -> Vec<RecordId> {
+        let mut steps = vec![[0; STEP_BYTES]; count];
+        self.random.fill(steps.as_flattened_mut());
+        let now_millis = self.clock.now().as_millis();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        steps
+            .into_iter()
+            .map(|step| self.next_of(&mut state, tenant, now_millis, || step))
+            .collect()
+    }
+
+    fn next_of(
+        &self,
+        state: &mut LastIds,
+        tenant: &TenantId,
+        now_millis: u64,
+        step: impl FnOnce() -> [u8; STEP_BYTES],
+    ) -> RecordId {
         if let Some(last) = state.by_tenant.get_mut(tenant) {
-            *last = self.after(*last, now_millis);
+            *last = self.after(*last, now_millis, step);
             return *last;
         }
         let millis = state
             .floor_millis
             .map_or(now_millis, |floor| now_millis.max(floor + 1));
         let id = self.fresh(millis);
-        self.remember(&mut state, tenant, id, now_millis);
+        self.remember(state, tenant, id, now_millis);
         id
     }
 
@@ -156,11 +183,16 @@ impl RecordIds {
         state.by_tenant.insert(tenant.clone(), id);
     }
 
-    fn after(&self, last: RecordId, now_millis: u64) -> RecordId {
+    fn after(
+        &self,
+        last: RecordId,
+        now_millis: u64,
+        step: impl FnOnce() -> [u8; STEP_BYTES],
+    ) -> RecordId {
         if last.timestamp_millis() < now_millis {
             return self.fresh(now_millis);
         }
-        let step = u128::from(u64::from_le_bytes(clock::array(&*self.random)) >> 16) + 1;
+        let step = u128::from(u64::from_le_bytes(step()) >> 16) + 1;
         let random = last.0.random() + step;
         if random >> Ulid::RAND_BITS == 0 {
             RecordId(Ulid::from_parts(last.timestamp_millis(), random))
@@ -220,6 +252,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn many_ids_are_those_that_one_by_one_would_be_greater_each() {
+        let (clock, ids) = ids_at(1_000);
+        let (acme, other) = (
+            TenantId::parse("acme").unwrap(),
+            TenantId::parse("other").unwrap(),
+        );
+        let mut all = vec![ids.next(&acme)];
+        all.extend(ids.next_many(&acme, 500));
+        clock.set(Timestamp::from_micros(2_000_000));
+        all.extend(ids.next_many(&acme, 500));
+        all.push(ids.next(&acme));
+        assert_eq!(all.len(), 1_002);
+        assert!(all.is_sorted_by(|one, next| one < next));
+        assert_eq!(all[501].timestamp_millis(), 2_000);
+        assert!(ids.next_many(&other, 0).is_empty());
+        assert_eq!(ids.next_many(&other, 1).len(), 1);
+    }
+
     fn ids_at(millis: i64) -> (Arc<ManualClock>, RecordIds) {
         let clock = Arc::new(ManualClock::new(Timestamp::from_micros(millis * 1000)));
         let ids = RecordIds::new(
@@ -252,7 +303,7 @@ mod tests {
     fn a_full_millisecond_runs_over_into_the_next() {
         let (_clock, ids) = ids_at(1000);
         let last = RecordId(Ulid::from_parts(1000, u128::MAX));
-        let next = ids.after(last, 1000);
+        let next = ids.after(last, 1000, || [1; STEP_BYTES]);
         assert!(next > last);
         assert_eq!(next.timestamp_millis(), 1001);
     }

@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use catalog::clock::{Clock, Random};
 use catalog::guard::Decision;
-use catalog::ids::{RecordIds, StreamName};
+use catalog::ids::{RecordId, RecordIds, StreamName};
 use catalog::schema::Checker;
+use tokio::task::JoinSet;
 
 use crate::record::canonical::{PayloadHash, key_digest, payload_hash};
+use crate::record::schema::SALT_BYTES;
 use crate::record::{Placement, Refusal, StoredRecord};
 use crate::seal::{Hash, leaf_hash};
 
@@ -22,12 +24,25 @@ use super::outcome::{Error, Outcome};
 use super::rules::Rules;
 use super::schema;
 
+/// Records that are taken before others get their turn.
+const RECORDS_AT_ONCE: usize = 32;
+/// Records of one request that one task takes; those of a larger one are taken side by side.
+const RECORDS_A_TASK: usize = 256;
+
 /// What makes stored records.
 #[derive(Debug)]
 pub(super) struct Intake {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Arc<dyn Random>,
     pub(super) ids: Arc<RecordIds>,
+}
+
+/// What the records of a request are taken under.
+#[derive(Clone)]
+pub(super) struct Terms {
+    pub(super) decision: Arc<Decision>,
+    pub(super) rules: Arc<Rules>,
+    pub(super) checker: Option<Arc<Checker>>,
 }
 
 /// A record after redaction, and what its sender may be told of its payload.
@@ -40,25 +55,91 @@ pub(super) struct Redacted {
     pub(super) submitted: PayloadHash,
     /// The body names another tenant than its sender's.
     pub(super) foreign: bool,
+    /// How large it was when it was sent.
+    pub(super) bytes: usize,
 }
 
+/// What became of a record: the error is the outcome of one that is not stored at all.
+pub(super) type Taken = Result<Redacted, Outcome>;
+
+/// What is made ahead for each record.
+type Made = (RecordId, [u8; SALT_BYTES]);
+
 impl Intake {
-    /// The inner result is the outcome of a record that is not stored at all.
-    pub(super) fn take(
+    /// Takes records, and gives what became of each in their order.
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        terms: Terms,
+        mut records: Vec<IncomingRecord>,
+    ) -> Result<Vec<Taken>, Error> {
+        let mut made = self.made(&terms.decision, records.len());
+        if records.len() <= RECORDS_A_TASK {
+            return self.take_some(&terms, made, records).await;
+        }
+        // Dropped with whoever waits, and then none of them goes on.
+        let mut tasks = JoinSet::new();
+        let mut parts = 0;
+        while !records.is_empty() {
+            let rest = records.split_off(records.len().min(RECORDS_A_TASK));
+            let records = std::mem::replace(&mut records, rest);
+            let rest = made.split_off(records.len());
+            let made = std::mem::replace(&mut made, rest);
+            let (intake, terms, part) = (Arc::clone(self), terms.clone(), parts);
+            tasks.spawn(async move { (part, intake.take_some(&terms, made, records).await) });
+            parts += 1;
+        }
+        let mut taken: Vec<Vec<Taken>> = Vec::new();
+        taken.resize_with(parts, Vec::new);
+        while let Some(joined) = tasks.join_next().await {
+            let (part, some) = joined.map_err(|_| Error::Unavailable)?;
+            taken[part] = some?;
+        }
+        Ok(taken.into_iter().flatten().collect())
+    }
+
+    fn made(&self, decision: &Decision, count: usize) -> Vec<Made> {
+        let mut salts = vec![[0; SALT_BYTES]; count];
+        self.random.fill(salts.as_flattened_mut());
+        let ids = self.ids.next_many(&decision.tenant, count);
+        ids.into_iter().zip(salts).collect()
+    }
+
+    async fn take_some(
         &self,
-        decision: &Decision,
-        rules: &Rules,
-        checker: Option<&Checker>,
+        terms: &Terms,
+        made: Vec<Made>,
+        records: Vec<IncomingRecord>,
+    ) -> Result<Vec<Taken>, Error> {
+        let mut taken = Vec::with_capacity(records.len());
+        for (number, (record, made)) in records.into_iter().zip(made).enumerate() {
+            if number % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+            taken.push(self.one(terms, made, record)?);
+        }
+        Ok(taken)
+    }
+
+    fn one(
+        &self,
+        terms: &Terms,
+        (record_id, salt): Made,
         record: IncomingRecord,
-    ) -> Result<Result<Redacted, Outcome>, Error> {
+    ) -> Result<Taken, Error> {
+        let Terms {
+            decision,
+            rules,
+            checker,
+        } = terms;
         let now = self.clock.now();
+        let bytes = record.bytes();
         let parsed = match record.read(now) {
             Ok(parsed) => parsed,
             Err(Refusal::TooLarge) => return Ok(Err(Outcome::TooLarge)),
             Err(Refusal::KeyRequired) => return Ok(Err(Outcome::IdempotencyRequired)),
             Err(Refusal::Invalid(violations)) => return Ok(Err(Outcome::Invalid(violations))),
         };
-        let violations = schema::violations(checker, &parsed)?;
+        let violations = schema::violations(checker.as_deref(), &parsed)?;
         if !violations.is_empty() {
             return Ok(Err(Outcome::Invalid(violations)));
         }
@@ -67,7 +148,7 @@ impl Intake {
         let submitted = payload_hash(&parsed).map_err(|_| Error::Unavailable)?;
         let placement = Placement {
             tenant_id: decision.tenant.clone(),
-            record_id: self.ids.next(&decision.tenant),
+            record_id,
             ingested_at: now,
             stream: decision
                 .stream
@@ -75,9 +156,10 @@ impl Intake {
                 .unwrap_or_else(StreamName::audit_default),
             payload_hash: submitted.keyed(&rules.payload_key),
             key_digest: key_digest(&parsed.idempotency_key, &rules.payload_key),
+            salt,
         };
         let (key, payload) = (placement.key_digest, placement.payload_hash);
-        let stored = rules.redactor.redact(parsed, placement, &*self.random);
+        let stored = rules.redactor.redact(parsed, placement);
         let stored = stored.map(Box::new).map_err(|_| Error::Unavailable)?;
         Ok(Ok(Redacted {
             key,
@@ -86,6 +168,7 @@ impl Intake {
             stored,
             submitted,
             foreign,
+            bytes,
         }))
     }
 }

@@ -48,7 +48,7 @@ use crate::seal::leaf_hash;
 use crate::sequencer::{LaneError, Lanes, Sequencer};
 
 use self::dedupe::Dedup;
-use self::intake::Intake;
+use self::intake::{Intake, Terms};
 use self::quarantine::Quarantine;
 use self::records::{Candidate, Disposition, Portion, Records};
 use self::request::Request;
@@ -58,9 +58,6 @@ use self::rules::RuleBook;
 pub use self::incoming::IncomingRecord;
 pub use self::outcome::{Error, Outcome, Promise, QuarantineReason, Receipt};
 pub use self::review::{Decided, Entry, Filter, PAGE_MAX, Page, Review, ReviewError, State};
-
-/// Records that are parsed and redacted before others get their turn.
-const RECORDS_AT_ONCE: usize = 32;
 
 /// How long a request waits for its tenant's lane, and for the lane's answer.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -76,7 +73,7 @@ pub enum Mode {
 
 /// Takes records in.
 pub struct Ingest {
-    intake: Intake,
+    intake: Arc<Intake>,
     rules: RuleBook,
     schemas: Arc<Schemas>,
     room: Room,
@@ -104,11 +101,11 @@ impl Ingest {
     ) -> Self {
         let clock = Arc::clone(sequencer.clock());
         Self {
-            intake: Intake {
+            intake: Arc::new(Intake {
                 clock: Arc::clone(&clock),
                 random: Arc::clone(sequencer.random()),
                 ids: Arc::clone(sequencer.ids()),
-            },
+            }),
             rules: RuleBook::new(keys),
             schemas,
             room: Room::default(),
@@ -157,17 +154,16 @@ impl Ingest {
         in_time(ready).await?.map_err(lane_error)?;
         let rules = self.rules.of(decision).await?;
         let checker = schema::checker(&self.schemas, decision).await?;
+        let terms = Terms {
+            decision: Arc::clone(decision),
+            rules: Arc::clone(&rules),
+            checker,
+        };
         let mut request = Request::of(records.len());
-        for (position, record) in records.into_iter().enumerate() {
-            if position % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1 {
-                tokio::task::yield_now().await;
-            }
-            let bytes = record.bytes();
-            match self
-                .intake
-                .take(decision, &rules, checker.as_deref(), record)?
-            {
-                Ok(redacted) => request.add(position, bytes, redacted, &rules),
+        let taken = self.intake.take(terms, records).await?;
+        for (position, taken) in taken.into_iter().enumerate() {
+            match taken {
+                Ok(redacted) => request.add(position, redacted, &rules),
                 Err(refused) => request.refuse(position, refused),
             }
         }

@@ -8,6 +8,7 @@ use crate::record::batch::{self, QuarantineRow};
 use crate::record::frame;
 use crate::sequencer::{Berth, Cargo, Freight, LaneError, Plan, Prepared, StoredAt};
 use crate::table::{TableKind, TableState};
+use crate::wal::Payload;
 
 /// The one writer of a tenant's quarantine in this process. Its rows have no numbers, so that several nodes may write.
 #[derive(Debug)]
@@ -63,12 +64,12 @@ impl Freight for Quarantine {
 
     fn advance(&self, (): ()) {}
 
-    fn encode(rows: &Self::Rows) -> Vec<u8> {
-        frame::encode_quarantine(rows)
+    fn encode(rows: &Self::Rows) -> Payload {
+        frame::encode_quarantine(rows).into()
     }
 
-    fn decode(payload: &[u8]) -> Option<Self::Rows> {
-        frame::decode_quarantine(payload).ok()
+    fn decode(payload: Payload) -> Option<Self::Rows> {
+        frame::decode_quarantine(&payload).ok()
     }
 
     fn prepare(rows: Self::Rows) -> Result<Prepared<()>, LaneError> {

@@ -1,5 +1,6 @@
 //! The records lane of one tenant: drop what is known, number what is new, promise each its place.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use crate::record::{StoredRecord, batch, frame};
 use crate::seal::{self, Hash, leaf_hash, segment_of};
 use crate::sequencer::{Berth, Cargo, Freight, LaneError, Leaves, Plan, Prepared, StoredAt, Tree};
 use crate::table::{TableKind, TableState};
+use crate::wal::Payload;
 
 use super::dedupe::{Dedup, Error, KeyDigest, Known, Place};
 use super::outcome::Receipt;
@@ -84,15 +86,18 @@ pub(super) struct Stream {
 }
 
 /// Records on their way, each with its leaf and its key.
+///
+/// They are kept as the log has them, which is a quarter of what they take as values of their own: a busy tenant has some
+/// hundred thousand of them on their way.
 #[derive(Default)]
 pub(crate) struct RecordRows {
-    /// Boxed, as are those on their way here.
-    #[expect(clippy::vec_box, reason = "they are large, and these lists grow")]
-    pub(super) stored: Vec<Box<StoredRecord>>,
+    /// Group by group.
+    pub(super) frames: Vec<Payload>,
     pub(super) leaves: Vec<Hash>,
     pub(super) keys: Vec<KeyDigest>,
     /// The root of the last group of each stream.
     pub(super) groups: BTreeMap<StreamName, Hash>,
+    pub(super) last_id: Option<RecordId>,
 }
 
 /// What a group adds to the log.
@@ -103,18 +108,19 @@ pub(crate) struct Memo {
 
 impl Cargo for RecordRows {
     fn len(&self) -> usize {
-        self.stored.len()
+        self.keys.len()
     }
 
     fn join(&mut self, mut after: Self) {
-        self.stored.append(&mut after.stored);
+        self.frames.append(&mut after.frames);
         self.leaves.append(&mut after.leaves);
         self.keys.append(&mut after.keys);
         self.groups.append(&mut after.groups);
+        self.last_id = self.last_id.max(after.last_id);
     }
 
     fn last_id(&self) -> Option<RecordId> {
-        self.stored.iter().map(|row| row.record_id).max()
+        self.last_id
     }
 }
 
@@ -276,7 +282,8 @@ impl Freight for Records {
             .await?;
         let mut log = Log::default();
         for rows in recovered {
-            for (row, key) in rows.stored.iter().zip(&rows.keys) {
+            let stored = rows.decoded().ok_or(LaneError::Unavailable)?;
+            for (row, key) in stored.iter().zip(&rows.keys) {
                 let stream = &row.stream;
                 if !log.streams.contains_key(stream) {
                     let tree = berth.tree(state, stream.as_str()).await?;
@@ -321,30 +328,41 @@ impl Freight for Records {
         log.known.extend(memo.known);
     }
 
-    fn encode(rows: &RecordRows) -> Vec<u8> {
-        frame::encode_records(&rows.stored)
+    /// A group has one frame, since it was decided.
+    fn encode(rows: &RecordRows) -> Payload {
+        rows.frames.first().cloned().unwrap_or_default()
     }
 
-    fn decode(payload: &[u8]) -> Option<RecordRows> {
-        RecordRows::of(frame::decode_records(payload).ok()?)
+    fn decode(payload: Payload) -> Option<RecordRows> {
+        RecordRows::of(payload)
     }
 
     fn prepare(rows: RecordRows) -> Result<Prepared<Vec<KeyDigest>>, LaneError> {
-        let last_id = rows.last_id();
-        let mut leaves: BTreeMap<StreamName, Leaves> = BTreeMap::new();
-        for (row, leaf) in rows.stored.iter().zip(&rows.leaves) {
-            let of_stream = leaves.entry(row.stream.clone()).or_insert_with(|| Leaves {
-                first: row.leaf_index,
-                group: rows.groups.get(&row.stream).copied(),
-                ..Leaves::new(row.stream.clone())
-            });
-            of_stream.push(*leaf, row.segment_id.as_deref());
+        let mut views = Vec::with_capacity(rows.len());
+        for payload in &rows.frames {
+            frame::view_records(payload, &mut views).map_err(|_| LaneError::Unavailable)?;
+        }
+        let mut leaves: BTreeMap<&str, Leaves> = BTreeMap::new();
+        for (row, leaf) in views.iter().zip(&rows.leaves) {
+            let of_stream = match leaves.entry(row.stream) {
+                Entry::Occupied(there) => there.into_mut(),
+                Entry::Vacant(free) => {
+                    let stream = StreamName::parse(row.stream);
+                    let stream = stream.map_err(|_| LaneError::Unavailable)?;
+                    free.insert(Leaves {
+                        first: row.leaf_index,
+                        group: rows.groups.get(&stream).copied(),
+                        ..Leaves::new(stream)
+                    })
+                }
+            };
+            of_stream.push(*leaf, row.segment_id);
         }
         let promoted: [&str; 0] = [];
         Ok(Prepared {
-            batch: batch::records(&rows.stored, &promoted).map_err(|_| LaneError::Unavailable)?,
+            batch: batch::of_views(&views, &promoted).map_err(|_| LaneError::Unavailable)?,
             leaves: leaves.into_values().collect(),
-            last_id,
+            last_id: rows.last_id,
             entries: rows.keys,
         })
     }
@@ -400,22 +418,32 @@ impl Freight for Records {
 }
 
 impl RecordRows {
-    /// Rows out of the log.
-    fn of(stored: Vec<StoredRecord>) -> Option<Self> {
+    /// A group out of the log.
+    fn of(payload: Payload) -> Option<Self> {
         let mut rows = Self::default();
         let mut by_stream: BTreeMap<StreamName, Vec<Hash>> = BTreeMap::new();
-        for row in &stored {
-            let leaf = leaf_hash(row).ok()?;
+        for row in frame::decode_records(&payload).ok()? {
+            let leaf = leaf_hash(&row).ok()?;
             rows.leaves.push(leaf);
             rows.keys.push(read_digest(row.key_digest.as_deref()?)?);
-            by_stream.entry(row.stream.clone()).or_default().push(leaf);
+            rows.last_id = rows.last_id.max(Some(row.record_id));
+            by_stream.entry(row.stream).or_default().push(leaf);
         }
         rows.groups = by_stream
             .into_iter()
             .map(|(stream, leaves)| (stream, seal::Group::new(leaves).root()))
             .collect();
-        rows.stored = stored.into_iter().map(Box::new).collect();
+        rows.frames.push(payload);
         Some(rows)
+    }
+
+    /// The records by themselves.
+    fn decoded(&self) -> Option<Vec<StoredRecord>> {
+        let mut stored = Vec::with_capacity(self.len());
+        for payload in &self.frames {
+            stored.append(&mut frame::decode_records(payload).ok()?);
+        }
+        Some(stored)
     }
 }
 

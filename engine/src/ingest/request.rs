@@ -53,8 +53,8 @@ impl Request {
         }
     }
 
-    /// `bytes`: how large the record was when it was sent.
-    pub(super) fn add(&mut self, position: usize, bytes: usize, redacted: Redacted, rules: &Rules) {
+    /// Notes a record that is to be stored.
+    pub(super) fn add(&mut self, position: usize, redacted: Redacted, rules: &Rules) {
         let Redacted {
             stored,
             key,
@@ -62,6 +62,7 @@ impl Request {
             leaf,
             submitted,
             foreign,
+            bytes,
         } = redacted;
         if foreign {
             self.foreign.push((position, stored));

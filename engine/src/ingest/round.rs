@@ -8,6 +8,7 @@ use std::sync::Arc;
 use catalog::ids::StreamName;
 
 use crate::record::canonical::payload_text;
+use crate::record::{StoredRecord, frame};
 use crate::seal::{self, Hash};
 use crate::sequencer::Plan;
 
@@ -19,6 +20,9 @@ use super::records::{Candidate, Disposition, Memo, RecordRows, Records, Stream};
 pub(super) struct Round {
     streams: BTreeMap<StreamName, Stream>,
     segment: String,
+    /// The new records; boxed, as are those on their way here.
+    #[expect(clippy::vec_box, reason = "they are large, and the list grows")]
+    stored: Vec<Box<StoredRecord>>,
     rows: RecordRows,
     /// What is known of the rows, in their order.
     fresh: Vec<(KeyDigest, Known)>,
@@ -39,6 +43,7 @@ impl Round {
         Self {
             streams,
             segment,
+            stored: Vec::new(),
             rows: RecordRows::default(),
             fresh: Vec::new(),
             by_key: HashMap::new(),
@@ -55,7 +60,9 @@ impl Round {
         let count = candidates.len();
         self.fresh.reserve(count);
         self.by_key.reserve(count);
-        self.rows.stored.reserve(count);
+        self.stored.reserve(count);
+        self.rows.leaves.reserve(count);
+        self.rows.keys.reserve(count);
         let mut leaves: BTreeMap<StreamName, Vec<Hash>> = BTreeMap::new();
         let decided: Vec<Decided> = candidates
             .into_iter()
@@ -82,6 +89,11 @@ impl Round {
             .map(|size| told.by_ref().take(*size).collect())
             .collect();
         drop(told);
+        if !self.stored.is_empty() {
+            let frame = frame::encode_records(&self.stored);
+            self.rows.frames.push(frame.into());
+            self.rows.last_id = self.stored.iter().map(|row| row.record_id).max();
+        }
         Plan {
             rows: self.rows,
             answers,
@@ -123,7 +135,7 @@ impl Round {
             policy_version,
             leaf,
         } = candidate;
-        let row = self.rows.stored.len();
+        let row = self.stored.len();
         let stream = stored.stream.clone();
         let end = self.streams.entry(stream.clone()).or_insert(Stream {
             next: 0,
@@ -149,7 +161,7 @@ impl Round {
         of_stream.push(leaf);
         self.fresh.push((key, Known { payload, receipt }));
         self.by_key.insert(key, row);
-        self.rows.stored.push(stored);
+        self.stored.push(stored);
         self.rows.leaves.push(leaf);
         self.rows.keys.push(key);
         row

@@ -22,8 +22,8 @@ use serde::Serialize;
 
 use super::audited_log::{LogAudit, Said};
 use super::{Error, LogName, Logs};
-use crate::record::{StoredRecord, records_of};
-use crate::seal::{Hash, Origin, SignedCheckpoint, leaf_hash};
+use crate::record::{RecordView, views_of};
+use crate::seal::{Hash, Origin, SignedCheckpoint, leaf_hash_of};
 use crate::sequencer::{self, Tree};
 use crate::table::{Auditor, DataFile, Fault, TableKind, TableState, entry_name, table_of};
 
@@ -106,8 +106,8 @@ struct LastSegment {
 
 impl LastSegment {
     /// Whether a row is in the segment that the commits say. Before the first of them nothing is said.
-    fn has(&mut self, state: &TableState, (row, leaf): (&StoredRecord, u64)) -> bool {
-        let stream = row.stream.as_str();
+    fn has(&mut self, state: &TableState, (row, leaf): (&RecordView<'_>, u64)) -> bool {
+        let stream = row.stream;
         if self.stream != stream || !self.leaves.contains(&leaf) {
             let own = state.segment_at(stream, leaf);
             let next = state.segments_from(stream, leaf + 1).next();
@@ -117,7 +117,7 @@ impl LastSegment {
                 id: own.map(|(_, id)| id.to_owned()),
             };
         }
-        self.id.is_none() || self.id == row.segment_id
+        self.id.is_none() || self.id.as_deref() == row.segment_id
     }
 }
 
@@ -345,14 +345,14 @@ fn leaves_of(batches: &[RecordBatch], state: &TableState) -> Option<FileLeaves> 
             continue;
         };
         let numbers = numbers.as_primitive_opt::<Int64Type>()?;
-        for (row, number) in records_of(batch).ok()?.iter().zip(numbers) {
+        for (row, number) in views_of(batch).ok()?.zip(numbers) {
+            let row = row.ok()?;
             let number = u64::try_from(number?).ok()?;
-            let leaf = leaf_hash(row).ok()?;
-            if !segment.has(state, (row, number)) {
+            let leaf = leaf_hash_of(&row).ok()?;
+            if !segment.has(state, (&row, number)) {
                 read.misplaced.push(number);
             }
-            read.leaves
-                .push((row.stream.as_str().to_owned(), number, leaf));
+            read.leaves.push((row.stream.to_owned(), number, leaf));
         }
     }
     Some(read)

@@ -19,6 +19,7 @@ use catalog::policy::RetentionClass;
 
 use super::schema::{self, SALT_BYTES};
 use super::stored::{Promoted, StoredRecord};
+use super::view::RecordView;
 
 /// Makes one batch of records, sorted by `created_at` and `record_id`, both descending.
 ///
@@ -31,12 +32,24 @@ pub fn records<S: AsRef<str>>(
     rows: &[impl Borrow<StoredRecord>],
     promoted: &[S],
 ) -> Result<RecordBatch, ArrowError> {
-    let mut rows: Vec<&StoredRecord> = rows.iter().map(Borrow::borrow).collect();
+    let views: Vec<_> = rows.iter().map(|row| row.borrow().view()).collect();
+    of_views(&views, promoted)
+}
+
+/// [`records`], of records where they lie.
+///
+/// # Errors
+/// As [`records`].
+pub(crate) fn of_views<S: AsRef<str>>(
+    rows: &[RecordView<'_>],
+    promoted: &[S],
+) -> Result<RecordBatch, ArrowError> {
+    let mut rows: Vec<&RecordView<'_>> = rows.iter().collect();
     rows.sort_by_key(|row| Reverse((row.created_at, row.record_id)));
     let mut names: Vec<&str> = promoted.iter().map(AsRef::as_ref).collect();
     for value in rows.iter().flat_map(|row| &row.promoted) {
-        if !names.contains(&value.column.as_str()) {
-            names.push(&value.column);
+        if !names.contains(&value.column) {
+            names.push(value.column);
         }
     }
     let schema = schema::records(&names);
@@ -174,40 +187,40 @@ pub fn quarantine(mut rows: Vec<QuarantineRow>) -> Result<RecordBatch, ArrowErro
     RecordBatch::try_new(schema, columns)
 }
 
-fn record_column(field: &Field, rows: &[&StoredRecord]) -> Result<ArrayRef, ArrowError> {
+fn record_column(field: &Field, rows: &[&RecordView<'_>]) -> Result<ArrayRef, ArrowError> {
     let array = match field.name().as_str() {
-        "tenant_id" => texts(rows, |row| Some(row.tenant_id.as_str())),
+        "tenant_id" => texts(rows, |row| Some(row.tenant_id)),
         "record_id" => owned_texts(rows, |row| Some(row.record_id.to_string())),
         "created_at" => instants(rows, |row| row.created_at),
         "ingested_at" => instants(rows, |row| row.ingested_at),
-        "stream" => texts(rows, |row| Some(row.stream.as_str())),
+        "stream" => texts(rows, |row| Some(row.stream)),
         "ingest_date" => owned_texts(rows, |row| Some(row.ingested_at.date())),
-        "retention_class" => texts(rows, |row| Some(row.retention_class.as_str())),
-        "action" => texts(rows, |row| row.action.as_deref()),
-        "resource_type" => texts(rows, |row| row.resource_type.as_deref()),
-        "resource_id" => texts(rows, |row| row.resource_id.as_deref()),
-        "actor_type" => texts(rows, |row| row.actor_type.as_deref()),
-        "actor_id" => texts(rows, |row| row.actor_id.as_deref()),
-        "trace_id" => texts(rows, |row| row.trace_id.as_deref()),
-        "span_id" => texts(rows, |row| row.span_id.as_deref()),
-        "purpose" => texts(rows, |row| row.purpose.as_deref()),
+        "retention_class" => texts(rows, |row| Some(row.retention_class)),
+        "action" => texts(rows, |row| row.action),
+        "resource_type" => texts(rows, |row| row.resource_type),
+        "resource_id" => texts(rows, |row| row.resource_id),
+        "actor_type" => texts(rows, |row| row.actor_type),
+        "actor_id" => texts(rows, |row| row.actor_id),
+        "trace_id" => texts(rows, |row| row.trace_id),
+        "span_id" => texts(rows, |row| row.span_id),
+        "purpose" => texts(rows, |row| row.purpose),
         "labels" => labels(rows)?,
-        "context" => texts(rows, |row| row.context.as_deref()),
-        "extras" => texts(rows, |row| row.extras.as_deref()),
-        "schema_version" => texts(rows, |row| row.schema_version.as_deref()),
-        "policy_version" => texts(rows, |row| row.policy_version.as_deref()),
-        "idempotency_key" => texts(rows, |row| row.idempotency_key.as_deref()),
+        "context" => texts(rows, |row| row.context),
+        "extras" => texts(rows, |row| row.extras),
+        "schema_version" => texts(rows, |row| row.schema_version),
+        "policy_version" => texts(rows, |row| row.policy_version),
+        "idempotency_key" => texts(rows, |row| row.idempotency_key),
         "leaf_index" => Arc::new(
             rows.iter()
                 .map(|row| row.leaf_index)
                 .collect::<Int64Array>(),
         ),
-        "segment_id" => texts(rows, |row| row.segment_id.as_deref()),
+        "segment_id" => texts(rows, |row| row.segment_id),
         "salt" => salts(rows),
         "sealed_fields" => sealed_fields(rows)?,
-        "payload_hash" => texts(rows, |row| row.payload_hash.as_deref()),
-        "key_digest" => texts(rows, |row| row.key_digest.as_deref()),
-        "leaf_layout" => texts(rows, |row| Some(row.leaf_layout.as_str())),
+        "payload_hash" => texts(rows, |row| row.payload_hash),
+        "key_digest" => texts(rows, |row| row.key_digest),
+        "leaf_layout" => texts(rows, |row| Some(row.leaf_layout)),
         // What no record has when it is first written.
         "field_salts" | "commitments" | "subject_ref" => {
             new_null_array(field.data_type(), rows.len())
@@ -216,7 +229,7 @@ fn record_column(field: &Field, rows: &[&StoredRecord]) -> Result<ArrayRef, Arro
             row.promoted
                 .iter()
                 .find(|value| value.column == promoted)
-                .and_then(|value| value.value.as_deref())
+                .and_then(|value| value.value)
         }),
     };
     Ok(array)
@@ -273,32 +286,24 @@ fn instants<R>(rows: &[R], value: impl Fn(&R) -> Timestamp) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from_iter_values(micros).with_timezone("UTC"))
 }
 
-fn salts(rows: &[&StoredRecord]) -> ArrayRef {
+fn salts(rows: &[&RecordView<'_>]) -> ArrayRef {
     let mut builder = BinaryBuilder::with_capacity(rows.len(), rows.len() * SALT_BYTES);
     rows.iter().for_each(|row| builder.append_value(row.salt));
     Arc::new(builder.finish())
 }
 
-fn labels(rows: &[&StoredRecord]) -> Result<ArrayRef, ArrowError> {
-    text_maps(rows.iter().map(|row| {
-        let labels = row.labels.as_ref()?;
-        Some(
-            labels
-                .iter()
-                .map(|(key, value)| (key.as_str(), value.as_deref())),
-        )
-    }))
+fn labels(rows: &[&RecordView<'_>]) -> Result<ArrayRef, ArrowError> {
+    text_maps(
+        rows.iter()
+            .map(|row| row.labels.as_ref().map(|labels| labels.iter().copied())),
+    )
 }
 
 /// Rows that nothing was cut out of have null, as they take no room that way.
-fn sealed_fields(rows: &[&StoredRecord]) -> Result<ArrayRef, ArrowError> {
+fn sealed_fields(rows: &[&RecordView<'_>]) -> Result<ArrayRef, ArrowError> {
     text_maps(rows.iter().map(|row| {
         let sealed = Some(&row.sealed_fields).filter(|sealed| !sealed.is_empty())?;
-        Some(
-            sealed
-                .iter()
-                .map(|(key, value)| (key.as_str(), Some(value.as_str()))),
-        )
+        Some(sealed.iter().map(|(key, value)| (*key, Some(*value))))
     }))
 }
 

@@ -39,6 +39,8 @@ use super::parse::{AuditRecord, Party};
 
 /// What the normal form of a usual record takes, in bytes.
 const FORM_CAPACITY: usize = 1024;
+/// What a usual value of a record takes, in bytes.
+const TEXT_CAPACITY: usize = 256;
 /// What a keyed payload hash begins with.
 const PAYLOAD_PREFIX: &str = "hmac-sha256:";
 /// The members of a record, without those that its version of the schema does not have.
@@ -58,7 +60,7 @@ pub struct PayloadHash([u8; 32]);
 /// # Errors
 /// If a number in it is not finite.
 pub fn text(value: &Value) -> Result<String, NoCanonicalForm> {
-    let mut text = String::new();
+    let mut text = String::with_capacity(TEXT_CAPACITY);
     jcs::write(&mut text, value, Nulls::Kept)?;
     Ok(text)
 }

@@ -23,14 +23,14 @@
 //! Reading is total: no bytes make it panic, nor take more memory than a small multiple of their own number.
 
 use std::borrow::{Borrow, Cow};
-use std::collections::BTreeMap;
 
 use catalog::clock::Timestamp;
 use catalog::ids::{CorrelationId, PolicyVersion, RecordId, StreamName, TenantId};
 use catalog::policy::RetentionClass;
 
 use super::batch::QuarantineRow;
-use super::stored::{Promoted, StoredRecord};
+use super::stored::StoredRecord;
+use super::view::{Names, NoName, PromotedView, RecordView};
 
 const VERSION: u8 = 1;
 const RECORDS: u8 = 1;
@@ -65,7 +65,26 @@ pub fn encode_records<R: Borrow<StoredRecord>>(rows: &[R]) -> Vec<u8> {
 /// # Errors
 /// If the bytes are not those of [`encode_records`].
 pub fn decode_records(bytes: &[u8]) -> Result<Vec<StoredRecord>, Malformed> {
-    rows(bytes, RECORDS, Reader::record)
+    let mut names = Names::default();
+    rows(bytes, RECORDS, |reader| {
+        let view = reader.record()?;
+        view.to_stored(&mut names).map_err(|NoName| Malformed)
+    })
+}
+
+/// The records of a frame where they lie, appended to `views`. Their names are not checked.
+///
+/// # Errors
+/// If the bytes are no frame of records; some may have been appended then.
+pub(crate) fn view_records<'b>(
+    bytes: &'b [u8],
+    views: &mut Vec<RecordView<'b>>,
+) -> Result<(), Malformed> {
+    rows(bytes, RECORDS, |reader| {
+        views.push(reader.record()?);
+        Ok(())
+    })
+    .map(|_: Vec<()>| ())
 }
 
 /// The bytes of a frame of quarantine.
@@ -234,21 +253,21 @@ fn rows<'b, R>(
     }
 }
 
+type TextMap<'b> = Vec<(&'b str, Option<&'b str>)>;
+
 /// What is still to be read.
 struct Reader<'b>(&'b [u8]);
 
 impl<'b> Reader<'b> {
-    fn record(&mut self) -> Result<StoredRecord, Malformed> {
+    fn record(&mut self) -> Result<RecordView<'b>, Malformed> {
         let presence = self.presence(RECORD_BITS)?;
         let record_id = RecordId::from_bytes(self.array()?);
         let created_at = self.instant()?;
         let ingested_at = self.instant()?;
         let salt = self.array()?;
-        let tenant_id = self.tenant()?;
-        let stream = self.stream()?;
-        let retention_class = self.retention_class()?;
-        let leaf_layout = self.text()?.to_owned();
-        let mut texts: [Option<String>; TEXTS] = Default::default();
+        let [tenant_id, stream, retention_class, leaf_layout] =
+            [self.text()?, self.text()?, self.text()?, self.text()?];
+        let mut texts = [None; TEXTS];
         for (text, at) in texts.iter_mut().zip(0..) {
             *text = self.present(presence, 1 << at)?;
         }
@@ -276,7 +295,7 @@ impl<'b> Reader<'b> {
             payload_hash,
             key_digest,
         ] = texts;
-        Ok(StoredRecord {
+        Ok(RecordView {
             tenant_id,
             record_id,
             created_at,
@@ -320,16 +339,16 @@ impl<'b> Reader<'b> {
             correlation_id: CorrelationId::parse(self.text()?).map_err(|_| Malformed)?,
             entry_id: RecordId::from_bytes(self.array()?),
             state: Cow::Owned(self.text()?.to_owned()),
-            idempotency_key: self.present(presence, 1)?,
-            payload: self.present(presence, 2)?,
-            payload_hash: self.present(presence, 4)?,
+            idempotency_key: self.present_owned(presence, 1)?,
+            payload: self.present_owned(presence, 2)?,
+            payload_hash: self.present_owned(presence, 4)?,
             policy_version: self
                 .present(presence, 8)?
-                .map(|text| PolicyVersion::parse(&text))
+                .map(PolicyVersion::parse)
                 .transpose()
                 .map_err(|_| Malformed)?,
-            decision_reason: self.present(presence, 16)?,
-            decided_by: self.present(presence, 32)?,
+            decision_reason: self.present_owned(presence, 16)?,
+            decided_by: self.present_owned(presence, 32)?,
             sealed_record: self.sealed_record(presence)?,
         })
     }
@@ -382,17 +401,22 @@ impl<'b> Reader<'b> {
         std::str::from_utf8(self.take(count)?).map_err(|_| Malformed)
     }
 
-    fn present(&mut self, presence: u32, bit: u32) -> Result<Option<String>, Malformed> {
+    fn present(&mut self, presence: u32, bit: u32) -> Result<Option<&'b str>, Malformed> {
         if presence & bit == 0 {
             return Ok(None);
         }
-        self.text().map(|text| Some(text.to_owned()))
+        self.text().map(Some)
     }
 
-    fn option(&mut self) -> Result<Option<String>, Malformed> {
+    fn present_owned(&mut self, presence: u32, bit: u32) -> Result<Option<String>, Malformed> {
+        let text = self.present(presence, bit)?;
+        Ok(text.map(str::to_owned))
+    }
+
+    fn option(&mut self) -> Result<Option<&'b str>, Malformed> {
         match self.array()? {
             [0] => Ok(None),
-            [1] => self.text().map(|text| Some(text.to_owned())),
+            [1] => self.text().map(Some),
             _ => Err(Malformed),
         }
     }
@@ -418,34 +442,31 @@ impl<'b> Reader<'b> {
         RetentionClass::parse(self.text()?).ok_or(Malformed)
     }
 
-    fn labels(
-        &mut self,
-        presence: u32,
-    ) -> Result<Option<BTreeMap<String, Option<String>>>, Malformed> {
+    fn labels(&mut self, presence: u32) -> Result<Option<TextMap<'b>>, Malformed> {
         if presence & LABELS == 0 {
             return Ok(None);
         }
         (0..self.count()?)
-            .map(|_| Ok((self.text()?.to_owned(), self.option()?)))
+            .map(|_| Ok((self.text()?, self.option()?)))
             .collect::<Result<_, _>>()
             .map(Some)
     }
 
-    fn promoted(&mut self) -> Result<Vec<Promoted>, Malformed> {
+    fn promoted(&mut self) -> Result<Vec<PromotedView<'b>>, Malformed> {
         let mut promoted = Vec::new();
         for _ in 0..self.count()? {
-            promoted.push(Promoted {
-                column: self.text()?.to_owned(),
-                pointer: self.text()?.to_owned(),
+            promoted.push(PromotedView {
+                column: self.text()?,
+                pointer: Cow::Borrowed(self.text()?),
                 value: self.option()?,
             });
         }
         Ok(promoted)
     }
 
-    fn sealed_fields(&mut self) -> Result<BTreeMap<String, String>, Malformed> {
+    fn sealed_fields(&mut self) -> Result<Vec<(&'b str, &'b str)>, Malformed> {
         (0..self.count()?)
-            .map(|_| Ok((self.text()?.to_owned(), self.text()?.to_owned())))
+            .map(|_| Ok((self.text()?, self.text()?)))
             .collect()
     }
 }

@@ -91,6 +91,10 @@ pub(crate) fn parse_within(bytes: &[u8], depth: usize) -> Result<Value, Vec<Viol
 /// Appends one step to a JSON pointer.
 pub fn push_key(pointer: &mut String, key: &str) {
     pointer.push('/');
+    if !key.contains(['~', '/']) {
+        pointer.push_str(key);
+        return;
+    }
     for character in key.chars() {
         match character {
             '~' => pointer.push_str("~0"),
@@ -109,8 +113,10 @@ pub fn push_index(pointer: &mut String, index: usize) {
 /// Nothing more can be read; the reason is among the violations.
 struct Stop;
 
+#[derive(Clone, Copy)]
 enum Step {
-    Key(String),
+    /// The byte at which the key begins.
+    Key(usize),
     Index(usize),
 }
 
@@ -156,16 +162,16 @@ impl Reader<'_> {
             if self.peek() != Some(b'"') {
                 return Err(self.stop("not JSON: a key in double quotes was expected"));
             }
+            let step = Step::Key(self.at);
             let key = self.string()?;
             self.skip_space();
             self.expect(b':', "not JSON: a colon was expected")?;
-            self.place.push(Step::Key(key.clone()));
+            self.place.push(step);
             self.skip_space();
-            if members.contains_key(&key) {
+            let value = self.value(depth)?;
+            if members.insert(key, value).is_some() {
                 self.violation("key given more than once");
             }
-            let value = self.value(depth)?;
-            members.insert(key, value);
             self.place.pop();
             if self.is_last(b'}')? {
                 return Ok(Value::Object(members));
@@ -362,12 +368,23 @@ impl Reader<'_> {
         }
         let mut pointer = String::new();
         for step in &self.place {
-            match step {
-                Step::Key(key) => push_key(&mut pointer, key),
-                Step::Index(index) => push_index(&mut pointer, *index),
+            match *step {
+                Step::Key(at) => push_key(&mut pointer, &self.key_at(at)),
+                Step::Index(index) => push_index(&mut pointer, index),
             }
         }
         self.violations.push(Violation::new(pointer, message));
+    }
+
+    /// A key that was read, once more: reports are rarer than keys.
+    fn key_at(&self, at: usize) -> String {
+        let mut reader = Reader {
+            bytes: self.bytes,
+            at,
+            place: Vec::new(),
+            violations: Vec::new(),
+        };
+        reader.string().unwrap_or_default()
     }
 
     fn stop(&mut self, message: &str) -> Stop {

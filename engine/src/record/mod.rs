@@ -5,6 +5,8 @@
 //! RecordBatch  --columns-->  /           \--canonical--> payload hash  |  ^  <--rows--     --restore, evolve--> the reader's
 //!                                                                 frame (the write-ahead log)
 //! ```
+//! A [`RecordView`] is a record where it lies: in a frame, in the columns of a batch, or by itself.
+//!
 //! Invariant: everything here is pure. No I/O, no clock of its own, no DataFusion, no deltalake.
 
 pub mod batch;
@@ -26,11 +28,13 @@ pub mod stored;
 mod table_columns;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod view;
 
 pub use change::Secrets;
 pub use columns::{Columns, Row};
 pub use json::Violation;
 pub use parse::{AuditRecord, Refusal, Terms, parse};
 pub use redact::{Placement, Redactor};
-pub use rows::records_of;
+pub use rows::{records_of, views_of};
 pub use stored::{Promoted, StoredRecord};
+pub use view::RecordView;

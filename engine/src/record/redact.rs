@@ -23,7 +23,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use catalog::clock::{Random, Timestamp};
+use catalog::clock::Timestamp;
 use catalog::ids::{PolicyVersion, RecordId, StreamName, TenantId};
 use catalog::policy::{Bundle, FieldPath, RetentionClass, Step, WriteRule};
 use serde_json::{Map, Value};
@@ -51,6 +51,8 @@ pub struct Placement {
     pub payload_hash: [u8; 32],
     /// Keyed digest of the idempotency key as it was sent ([`super::canonical::key_digest`]).
     pub key_digest: [u8; 32],
+    /// Random bytes, this record's alone.
+    pub salt: [u8; SALT_BYTES],
 }
 
 /// The field rules of one policy, ready to be applied to many records.
@@ -109,7 +111,6 @@ impl Redactor {
         &self,
         record: AuditRecord,
         placement: Placement,
-        random: &dyn Random,
     ) -> Result<StoredRecord, NoCanonicalForm> {
         let mut cut = CutOut::default();
         let mut column = |name: &str, value: Option<String>| self.column(name, value, &mut cut);
@@ -131,8 +132,6 @@ impl Redactor {
         let idempotency_key =
             self.column("idempotency_key", Some(record.idempotency_key), &mut cut);
 
-        let mut salt = [0; SALT_BYTES];
-        random.fill(&mut salt);
         Ok(StoredRecord {
             tenant_id: placement.tenant_id,
             record_id: placement.record_id,
@@ -158,7 +157,7 @@ impl Redactor {
             promoted: cut.promoted.into_values().collect(),
             leaf_index: None,
             segment_id: None,
-            salt,
+            salt: placement.salt,
             sealed_fields: cut.sealed,
             payload_hash: Some(payload_text(&placement.payload_hash)),
             key_digest: Some(digest_text(&placement.key_digest)),
@@ -394,11 +393,8 @@ impl<'r> Walk<'r, '_> {
         members: &mut Map<String, Value>,
         live: &[Live<'r>],
     ) -> Result<(), NoCanonicalForm> {
-        let mut outcome = Ok(());
-        members.retain(|key, value| {
-            if outcome.is_err() {
-                return false;
-            }
+        let mut gone = Vec::new();
+        for (key, value) in members.iter_mut() {
             let is_here = |step: &Step| matches!(step, Step::Key(wanted) if wanted == key);
             let (mut matched, next) = advance(live, is_here);
             matched.extend(self.redactor.any_key(key));
@@ -406,12 +402,14 @@ impl<'r> Walk<'r, '_> {
             push_key(&mut self.pointer, key);
             let stays = self.place(value, &matched, &next);
             self.pointer.truncate(mark);
-            stays.unwrap_or_else(|error| {
-                outcome = Err(error);
-                false
-            })
-        });
-        outcome
+            if !stays? {
+                gone.push(key.clone());
+            }
+        }
+        for key in gone {
+            members.remove(&key);
+        }
+        Ok(())
     }
 
     fn array(&mut self, elements: &mut [Value], live: &[Live<'r>]) -> Result<(), NoCanonicalForm> {
@@ -474,7 +472,6 @@ fn advance<'r>(
 
 #[cfg(test)]
 mod tests {
-    use catalog::clock::SeededRandom;
     use catalog::ids::SiloId;
     use catalog::keys::SecretKey;
     use catalog::policy::{
@@ -556,9 +553,7 @@ mod tests {
                 version: 1,
             },
         );
-        redactor
-            .redact(record, placement(), &SeededRandom::new(1))
-            .unwrap()
+        redactor.redact(record, placement()).unwrap()
     }
 
     fn placement() -> Placement {
@@ -569,6 +564,7 @@ mod tests {
             stream: StreamName::audit_default(),
             payload_hash: [1; 32],
             key_digest: [2; 32],
+            salt: [3; SALT_BYTES],
         }
     }
 
@@ -959,11 +955,7 @@ mod tests {
                 version: 1,
             },
         );
-        let shown = everything(
-            &redactor
-                .redact(record, placement(), &SeededRandom::new(1))
-                .unwrap(),
-        );
+        let shown = everything(&redactor.redact(record, placement()).unwrap());
         assert!(!shown.contains("canary"));
         for kept in ["bob", "i-1", "Active", "200.249.253.51", "standard"] {
             assert!(shown.contains(kept), "{kept}");

@@ -3,7 +3,7 @@
 //! Promoted values find their pointers in `leaf_layout`; a promoted column that the layout of a row does not name, as all
 //! those of evidence, stood at the top of its record.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use arrow::array::{
     Array as _, ArrayRef, AsArray as _, BinaryArray, Int64Array, MapArray, RecordBatch,
@@ -11,12 +11,12 @@ use arrow::array::{
 };
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use catalog::clock::Timestamp;
-use catalog::ids::{RecordId, StreamName, TenantId};
-use catalog::policy::RetentionClass;
+use catalog::ids::RecordId;
 
 use super::layout::{Entry, Layout};
 use super::schema;
-use super::stored::{Promoted, StoredRecord};
+use super::stored::StoredRecord;
+use super::view::{Names, NoName, PromotedView, RecordView};
 
 /// A row that holds no record as it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,8 +38,22 @@ pub fn records_of(batch: &RecordBatch) -> Result<Vec<StoredRecord>, Unreadable> 
     let columns = Columns::of(batch)?;
     let mut names = Names::default();
     (0..batch.num_rows())
-        .map(|row| columns.record(row, &mut names))
+        .map(|row| {
+            let view = columns.view(row)?;
+            view.to_stored(&mut names).map_err(|NoName| malformed())
+        })
         .collect()
+}
+
+/// The same where they lie: no name is checked, nor anything of the layout beyond that it can be read.
+///
+/// # Errors
+/// As [`records_of`], but for names.
+pub fn views_of(
+    batch: &RecordBatch,
+) -> Result<impl Iterator<Item = Result<RecordView<'_>, Unreadable>>, Unreadable> {
+    let columns = Columns::of(batch)?;
+    Ok((0..batch.num_rows()).map(move |row| columns.view(row)))
 }
 
 /// The columns of a batch, each looked up once.
@@ -78,20 +92,15 @@ struct Columns<'b> {
 #[derive(Clone, Copy)]
 struct Text<'b>(&'b StringArray);
 
+/// What a map has in a row.
+type Entries<'b, V> = Vec<(&'b str, V)>;
+
 /// A column of maps.
 #[derive(Clone, Copy)]
 struct Maps<'b> {
     maps: &'b MapArray,
     keys: &'b StringArray,
     values: &'b StringArray,
-}
-
-/// Names that the row before had: they are mostly the same, and need not be checked again.
-#[derive(Default)]
-struct Names {
-    tenant: Option<TenantId>,
-    stream: Option<StreamName>,
-    retention_class: Option<RetentionClass>,
 }
 
 impl<'b> Columns<'b> {
@@ -149,61 +158,53 @@ impl<'b> Columns<'b> {
         })
     }
 
-    fn record(&self, row: usize, names: &mut Names) -> Result<StoredRecord, Unreadable> {
+    fn view(&self, row: usize) -> Result<RecordView<'b>, Unreadable> {
         let leaf_layout = self.leaf_layout.required(row)?;
-        Ok(StoredRecord {
-            tenant_id: again(
-                &mut names.tenant,
-                TenantId::as_str,
-                self.tenant_id.required(row)?,
-                |text| TenantId::from_stored(text).ok(),
-            )?,
+        Ok(RecordView {
+            tenant_id: self.tenant_id.required(row)?,
             record_id: RecordId::parse(self.record_id.required(row)?).map_err(|_| malformed())?,
             created_at: instant(self.created_at, row)?,
             ingested_at: instant(self.ingested_at, row)?,
-            stream: again(
-                &mut names.stream,
-                StreamName::as_str,
-                self.stream.required(row)?,
-                |text| StreamName::parse(text).ok(),
-            )?,
-            retention_class: again(
-                &mut names.retention_class,
-                RetentionClass::as_str,
-                self.retention_class.required(row)?,
-                RetentionClass::parse,
-            )?,
-            action: self.action.owned(row),
-            resource_type: self.resource_type.owned(row),
-            resource_id: self.resource_id.owned(row),
-            actor_type: self.actor_type.owned(row),
-            actor_id: self.actor_id.owned(row),
-            trace_id: self.trace_id.owned(row),
-            span_id: self.span_id.owned(row),
-            purpose: self.purpose.owned(row),
-            labels: self
-                .labels
-                .entries(row, |value| Ok(value.map(str::to_owned)))?,
-            context: self.context.owned(row),
-            extras: self.extras.owned(row),
-            schema_version: self.schema_version.owned(row),
-            policy_version: self.policy_version.owned(row),
-            idempotency_key: self.idempotency_key.owned(row),
+            stream: self.stream.required(row)?,
+            retention_class: self.retention_class.required(row)?,
+            action: self.action.get(row),
+            resource_type: self.resource_type.get(row),
+            resource_id: self.resource_id.get(row),
+            actor_type: self.actor_type.get(row),
+            actor_id: self.actor_id.get(row),
+            trace_id: self.trace_id.get(row),
+            span_id: self.span_id.get(row),
+            purpose: self.purpose.get(row),
+            labels: self.labels(row)?,
+            context: self.context.get(row),
+            extras: self.extras.get(row),
+            schema_version: self.schema_version.get(row),
+            policy_version: self.policy_version.get(row),
+            idempotency_key: self.idempotency_key.get(row),
             promoted: self.promoted(leaf_layout, row)?,
             leaf_index: self
                 .leaf_index
                 .is_valid(row)
                 .then(|| self.leaf_index.value(row)),
-            segment_id: self.segment_id.owned(row),
+            segment_id: self.segment_id.get(row),
             salt: self.salt(row)?,
             sealed_fields: self
                 .sealed_fields
-                .entries(row, |value| value.map(str::to_owned).ok_or_else(missing))?
+                .entries(row, |value| value.ok_or_else(missing))?
                 .unwrap_or_default(),
-            payload_hash: self.payload_hash.owned(row),
-            key_digest: self.key_digest.owned(row),
-            leaf_layout: leaf_layout.to_owned(),
+            payload_hash: self.payload_hash.get(row),
+            key_digest: self.key_digest.get(row),
+            leaf_layout,
         })
+    }
+
+    /// In the order of their keys, whatever order the column has them in.
+    fn labels(&self, row: usize) -> Result<Option<Entries<'b, Option<&'b str>>>, Unreadable> {
+        let mut labels = self.labels.entries(row, Ok)?;
+        if let Some(labels) = labels.as_mut().filter(|labels| !labels.is_sorted()) {
+            labels.sort();
+        }
+        Ok(labels)
     }
 
     fn salt(&self, row: usize) -> Result<[u8; schema::SALT_BYTES], Unreadable> {
@@ -214,26 +215,26 @@ impl<'b> Columns<'b> {
     }
 
     /// Those that the layout names, in its order, then those that only have a value.
-    fn promoted(&self, layout: &str, row: usize) -> Result<Vec<Promoted>, Unreadable> {
+    fn promoted(&self, layout: &'b str, row: usize) -> Result<Vec<PromotedView<'b>>, Unreadable> {
         let layout = Layout::parse(layout).map_err(|_| malformed())?;
         let mut found = Vec::new();
         for entry in layout.entries() {
             if let Entry::Promoted { column, pointer } = entry {
                 let texts = self.promoted.iter().find(|(name, _)| *name == column);
-                let (_, texts) = texts.ok_or_else(missing)?;
-                found.push(Promoted {
-                    column: column.to_owned(),
-                    pointer: pointer.to_owned(),
-                    value: texts.is_valid(row).then(|| texts.value(row).to_owned()),
+                let (column, texts) = texts.ok_or_else(missing)?;
+                found.push(PromotedView {
+                    column,
+                    pointer: Cow::Owned(pointer.to_owned()),
+                    value: texts.is_valid(row).then(|| texts.value(row)),
                 });
             }
         }
         for (name, texts) in &self.promoted {
             if texts.is_valid(row) && found.iter().all(|named| named.column != *name) {
-                found.push(Promoted {
-                    column: (*name).to_owned(),
-                    pointer: format!("/{name}"),
-                    value: Some(texts.value(row).to_owned()),
+                found.push(PromotedView {
+                    column: name,
+                    pointer: Cow::Owned(format!("/{name}")),
+                    value: Some(texts.value(row)),
                 });
             }
         }
@@ -249,10 +250,6 @@ impl<'b> Text<'b> {
 
     fn get(self, row: usize) -> Option<&'b str> {
         self.0.is_valid(row).then(|| self.0.value(row))
-    }
-
-    fn owned(self, row: usize) -> Option<String> {
-        self.get(row).map(str::to_owned)
     }
 
     fn required(self, row: usize) -> Result<&'b str, Unreadable> {
@@ -275,7 +272,7 @@ impl<'b> Maps<'b> {
         self,
         row: usize,
         value: impl Fn(Option<&'b str>) -> Result<V, Unreadable>,
-    ) -> Result<Option<BTreeMap<String, V>>, Unreadable> {
+    ) -> Result<Option<Entries<'b, V>>, Unreadable> {
         if self.maps.is_null(row) {
             return Ok(None);
         }
@@ -283,25 +280,9 @@ impl<'b> Maps<'b> {
         let at = |row: usize| usize::try_from(offsets[row]).unwrap_or(0);
         let (keys, values) = (Text(self.keys), Text(self.values));
         let entries = (at(row)..at(row + 1))
-            .map(|entry| Ok((keys.required(entry)?.to_owned(), value(values.get(entry))?)));
+            .map(|entry| Ok((keys.required(entry)?, value(values.get(entry))?)));
         entries.collect::<Result<_, _>>().map(Some)
     }
-}
-
-/// The name that was there before if the text is the same, or the one that the text is.
-fn again<T: Clone>(
-    before: &mut Option<T>,
-    as_str: impl Fn(&T) -> &str,
-    text: &str,
-    parse: impl Fn(&str) -> Option<T>,
-) -> Result<T, Unreadable> {
-    if let Some(before) = before
-        && as_str(before) == text
-    {
-        return Ok(before.clone());
-    }
-    let name = parse(text).ok_or_else(malformed)?;
-    Ok(before.insert(name).clone())
 }
 
 fn instants<'b>(

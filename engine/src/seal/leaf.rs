@@ -66,16 +66,14 @@
 //! leaf  7890620217f5bf497832c9a11624307f8411a88fa00a5b048982c8ac6ee1d59c
 //! ```
 
-use std::collections::BTreeMap;
-
 use catalog::clock::Timestamp;
 use catalog::ids::RecordId;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 
 use super::merkle::Hash;
-use crate::record::StoredRecord;
 use crate::record::layout::{Entry, Layout, MalformedLayout};
+use crate::record::{RecordView, StoredRecord};
 
 const LEAF: [u8; 1] = [0];
 const COMMITMENT: &[u8] = b"th-c1";
@@ -127,11 +125,19 @@ pub enum Unsealable {
 /// # Errors
 /// If the layout and the values of the record do not belong together; never for a record that was redacted here.
 pub fn leaf_hash(record: &StoredRecord) -> Result<Hash, Unsealable> {
-    let layout = Layout::parse(&record.leaf_layout).map_err(Unsealable::Layout)?;
+    leaf_hash_of(&record.view())
+}
+
+/// The same of a record where it lies.
+///
+/// # Errors
+/// As [`leaf_hash`].
+pub fn leaf_hash_of(record: &RecordView<'_>) -> Result<Hash, Unsealable> {
+    let layout = Layout::parse(record.leaf_layout).map_err(Unsealable::Layout)?;
     let mut id = [0; RecordId::LEN];
     let names = [
-        record.tenant_id.as_str(),
-        record.stream.as_str(),
+        record.tenant_id,
+        record.stream,
         record.record_id.encode(&mut id),
     ];
     let mut leaf = begin(names, 1 + layout.entries().len());
@@ -178,7 +184,7 @@ impl Committed<'_> {
 
 /// Gives out everything that is committed, in order: the rest, then what the layout names.
 pub(super) fn commit(
-    record: &StoredRecord,
+    record: &RecordView<'_>,
     layout: &Layout<'_>,
     mut give: impl FnMut(Option<Entry<'_>>, &Committed<'_>),
 ) -> Result<(), Unsealable> {
@@ -227,16 +233,16 @@ enum Value<'r> {
     Text(&'r str),
     Json(&'r str),
     Instant(Timestamp),
-    Labels(&'r BTreeMap<String, Option<String>>),
+    Labels(&'r [(&'r str, Option<&'r str>)]),
 }
 
 impl<'r> Value<'r> {
-    fn text(text: Option<&'r String>) -> Self {
-        text.map_or(Self::Null, |text| Self::Text(text))
+    fn text(text: Option<&'r str>) -> Self {
+        text.map_or(Self::Null, Self::Text)
     }
 
-    fn json(text: Option<&'r String>) -> Self {
-        text.map_or(Self::Null, |text| Self::Json(text))
+    fn json(text: Option<&'r str>) -> Self {
+        text.map_or(Self::Null, Self::Json)
     }
 
     fn kind(self) -> u8 {
@@ -253,37 +259,36 @@ impl<'r> Value<'r> {
 type Columns<'r> = [(&'static str, Value<'r>); COLUMNS.len()];
 
 /// The columns by their numbers, the first being 1.
-fn columns<'r>(record: &'r StoredRecord, id: &'r str) -> Columns<'r> {
-    let text = |value: &'r Option<String>| Value::text(value.as_ref());
-    let labels = record.labels.as_ref().map_or(Value::Null, Value::Labels);
+fn columns<'r>(record: &'r RecordView<'_>, id: &'r str) -> Columns<'r> {
+    let labels = record.labels.as_deref().map_or(Value::Null, Value::Labels);
     let values = [
-        Value::Text(record.tenant_id.as_str()),
-        Value::Text(record.stream.as_str()),
+        Value::Text(record.tenant_id),
+        Value::Text(record.stream),
         Value::Text(id),
         Value::Instant(record.created_at),
         Value::Instant(record.ingested_at),
-        Value::Text(record.retention_class.as_str()),
-        text(&record.action),
-        text(&record.resource_type),
-        text(&record.resource_id),
-        text(&record.actor_type),
-        text(&record.actor_id),
-        text(&record.trace_id),
-        text(&record.span_id),
-        text(&record.purpose),
+        Value::Text(record.retention_class),
+        Value::text(record.action),
+        Value::text(record.resource_type),
+        Value::text(record.resource_id),
+        Value::text(record.actor_type),
+        Value::text(record.actor_id),
+        Value::text(record.trace_id),
+        Value::text(record.span_id),
+        Value::text(record.purpose),
         labels,
-        Value::json(record.context.as_ref()),
-        Value::json(record.extras.as_ref()),
-        text(&record.schema_version),
-        text(&record.policy_version),
-        text(&record.idempotency_key),
+        Value::json(record.context),
+        Value::json(record.extras),
+        Value::text(record.schema_version),
+        Value::text(record.policy_version),
+        Value::text(record.idempotency_key),
     ];
     std::array::from_fn(|at| (COLUMNS[at], values[at]))
 }
 
 /// Where an entry of the layout is committed, and the value there.
 fn held<'a>(
-    record: &'a StoredRecord,
+    record: &'a RecordView<'_>,
     columns: &Columns<'a>,
     entry: Entry<'a>,
 ) -> Result<(&'a str, Value<'a>), Unsealable> {
@@ -294,20 +299,21 @@ fn held<'a>(
             .map(|(_, value)| (name, *value)),
         Entry::Sealed(pointer) => record
             .sealed_fields
-            .get(pointer)
-            .map(|json| (pointer, Value::Json(json))),
+            .iter()
+            .find(|(sealed, _)| *sealed == pointer)
+            .map(|(_, json)| (pointer, Value::Json(json))),
         Entry::Promoted { column, pointer } => record
             .promoted
             .iter()
             .find(|promoted| promoted.column == column && promoted.pointer == pointer)
-            .map(|promoted| (pointer, Value::text(promoted.value.as_ref()))),
+            .map(|promoted| (pointer, Value::text(promoted.value))),
     };
     found.ok_or(Unsealable::Unfit)
 }
 
 /// The encoding of what the layout does not name, after a check that layout and record belong together.
 fn rest(
-    record: &StoredRecord,
+    record: &RecordView<'_>,
     columns: &Columns<'_>,
     layout: &Layout<'_>,
 ) -> Result<Vec<u8>, Unsealable> {
@@ -376,11 +382,11 @@ fn push_column(rest: &mut Vec<u8>, number: u8, value: Value<'_>) {
     }
 }
 
-fn push_promoted(rest: &mut Vec<u8>, record: &StoredRecord, layout: &Layout<'_>) {
+fn push_promoted(rest: &mut Vec<u8>, record: &RecordView<'_>, layout: &Layout<'_>) {
     let mut others: Vec<(&str, &str)> = record
         .promoted
         .iter()
-        .filter_map(|promoted| Some((promoted.column.as_str(), promoted.value.as_deref()?)))
+        .filter_map(|promoted| Some((promoted.column, promoted.value?)))
         .filter(|(column, _)| {
             !layout.entries().any(
                 |entry| matches!(entry, Entry::Promoted { column: named, .. } if named == *column),
@@ -396,7 +402,7 @@ fn push_promoted(rest: &mut Vec<u8>, record: &StoredRecord, layout: &Layout<'_>)
     }
 }
 
-fn push_labels(bytes: &mut Vec<u8>, labels: &BTreeMap<String, Option<String>>) {
+fn push_labels(bytes: &mut Vec<u8>, labels: &[(&str, Option<&str>)]) {
     bytes.extend(length(labels.len()));
     for (key, value) in labels {
         push(bytes, key);
@@ -443,6 +449,8 @@ impl Salts {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;

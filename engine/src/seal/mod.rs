@@ -22,7 +22,7 @@ pub mod witness;
 
 pub use checkpoint::{Checkpoint, Origin, SignedCheckpoint, Unsigned};
 pub use cosignature::WitnessKey;
-pub use leaf::{Unsealable, leaf_hash};
+pub use leaf::{Unsealable, leaf_hash, leaf_hash_of};
 pub use merkle::{Frontier, Group, Hash, verify_consistency, verify_path};
 pub use opened::OpenedLeaf;
 pub use segment::{OpenSegment, Owner, Segment, SegmentSeal, segment_of};
@@ -106,8 +106,9 @@ fields:
                     stream: StreamName::audit_default(),
                     payload_hash: [1; 32],
                     key_digest: [2; 32],
+                    salt: catalog::clock::array(&random),
                 };
-                let mut stored = redactor.redact(record, placement, &random).unwrap();
+                let mut stored = redactor.redact(record, placement).unwrap();
                 stored.leaf_index = Some(number);
                 records.push(stored);
             }

@@ -104,7 +104,7 @@ impl OpenedLeaf {
     ) -> Result<Self, Unsealable> {
         let layout = Layout::parse(&record.leaf_layout).map_err(Unsealable::Layout)?;
         let mut parts = Vec::new();
-        leaf::commit(record, &layout, |entry, committed| {
+        leaf::commit(&record.view(), &layout, |entry, committed| {
             let part = entry.map_or(LeafPart::Rest, LeafPart::Value);
             parts.push(if shows(part) {
                 Opened::Shown {

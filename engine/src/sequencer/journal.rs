@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::record::canonical::{digest_text, read_digest};
 use crate::table::{TableKind, TableState};
-use crate::wal::{self, AppendError, Frame, Source, Wal};
+use crate::wal::{self, AppendError, Frame, Payload, Source, Wal};
 
 use super::LaneError;
 use super::pending::Mark;
@@ -86,7 +86,7 @@ impl Journal {
         &self,
         source: &Source,
         key: &Arc<EpochKey>,
-        payload: Vec<u8>,
+        payload: Payload,
     ) -> Result<Mark, LaneError> {
         match self.wal.append(source, key, payload).await {
             Ok(appended) => Ok(Mark {

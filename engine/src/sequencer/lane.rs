@@ -8,7 +8,7 @@ use catalog::keys::EpochKey;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::wal::Source;
+use crate::wal::{Payload, Source};
 
 use super::lanes::Berths;
 use super::pending::{Group, Mark, Pending, Reply, Waiting};
@@ -284,7 +284,7 @@ struct Durable<F: Freight> {
 /// Rows that are encoded without leaving the task.
 const ROWS_INLINE_MAX: usize = 1_024;
 
-async fn encoded<F: Freight>(rows: F::Rows) -> Result<(F::Rows, Vec<u8>), LaneError> {
+async fn encoded<F: Freight>(rows: F::Rows) -> Result<(F::Rows, Payload), LaneError> {
     if rows.len() <= ROWS_INLINE_MAX {
         let payload = F::encode(&rows);
         return Ok((rows, payload));

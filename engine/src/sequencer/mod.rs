@@ -44,7 +44,7 @@ use tokio::runtime::Handle;
 
 use crate::seal::Hash;
 use crate::table::{self, Table, TableKind, TableState, Tables};
-use crate::wal::Wal;
+use crate::wal::{Payload, Wal};
 
 use self::journal::Journal;
 pub(crate) use self::lanes::Lanes;
@@ -204,11 +204,11 @@ pub(crate) trait Freight: Send + Sync + Sized + 'static {
     /// Remembers a group that is durable.
     fn advance(&self, memo: Self::Memo);
 
-    /// The rows as one payload of the log.
-    fn encode(rows: &Self::Rows) -> Vec<u8>;
+    /// The rows of one group as one payload of the log.
+    fn encode(rows: &Self::Rows) -> Payload;
 
     /// The rows of a payload.
-    fn decode(payload: &[u8]) -> Option<Self::Rows>;
+    fn decode(payload: Payload) -> Option<Self::Rows>;
 
     /// Makes the rows of one commit; it may take its time.
     fn prepare(rows: Self::Rows) -> Result<Prepared<Self::Entries>, LaneError>;

@@ -205,7 +205,10 @@ impl<F: Freight> Lane<F> {
         let decoding = tokio::task::spawn_blocking(move || {
             let rest = frames.into_iter().zip(marks).skip(applied);
             rest.map(|(frame, mark)| {
-                Some(((mark, frame.payload.len()), F::decode(&frame.payload)?))
+                Some((
+                    (mark, frame.payload.len()),
+                    F::decode(frame.payload.into())?,
+                ))
             })
             .collect::<Option<Vec<_>>>()
         });

@@ -12,8 +12,8 @@ use datafusion::physical_expr::{PhysicalExpr, expressions};
 use datafusion::physical_plan::execute_stream;
 use futures::TryStreamExt;
 
-use crate::record::rows::records_of;
-use crate::seal::{Hash, leaf_hash};
+use crate::record::views_of;
+use crate::seal::{Hash, leaf_hash_of};
 use crate::table::{ScanRequest, Table, TableState};
 
 use super::LaneError;
@@ -87,10 +87,12 @@ fn leaves_of(batch: &RecordBatch, stream: &str) -> Option<Vec<(i64, Hash)>> {
     let numbers = batch
         .column_by_name("leaf_index")?
         .as_primitive_opt::<Int64Type>()?;
-    let rows = records_of(batch).ok()?;
-    rows.iter()
-        .zip(numbers.iter())
-        .filter(|(row, _)| row.stream.as_str() == stream)
-        .map(|(row, number)| Some((number?, leaf_hash(row).ok()?)))
-        .collect()
+    let mut leaves = Vec::new();
+    for (row, number) in views_of(batch).ok()?.zip(numbers.iter()) {
+        let row = row.ok()?;
+        if row.stream == stream {
+            leaves.push((number?, leaf_hash_of(&row).ok()?));
+        }
+    }
+    Some(leaves)
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{Semaphore, oneshot};
-use zeroize::Zeroizing;
 
 use super::testing::{World, next};
 use super::writer::{Job, Writer};
@@ -214,7 +213,7 @@ impl<'a> Round<'a> {
             jobs.push(Job {
                 source: named.clone(),
                 key: Arc::clone(key),
-                payload: Zeroizing::new(payload.clone()),
+                payload: payload.clone().into(),
                 reply,
                 since: Instant::now(),
                 _room: Arc::clone(&self.room).try_acquire_owned().unwrap(),

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use catalog::clock::SystemRandom;
 use tokio::sync::{Semaphore, oneshot};
-use zeroize::Zeroizing;
 
 use super::testing::{World, next};
 use super::writer::{Job, Writer};
@@ -38,7 +37,7 @@ fn append(world: &World, writer: &mut Writer, payloads: &[&str]) -> Vec<Option<u
         jobs.push(Job {
             source: source.clone(),
             key: Arc::clone(key),
-            payload: Zeroizing::new(payload.as_bytes().to_vec()),
+            payload: payload.as_bytes().to_vec().into(),
             reply,
             since: Instant::now(),
             _room: Arc::clone(&room).try_acquire_owned().unwrap(),

@@ -105,6 +105,11 @@ impl<'a> Encoder<'a> {
         self.start + self.bytes.len() as u64
     }
 
+    /// Makes room for so many bytes more.
+    pub(super) fn reserve(&mut self, bytes: u64) {
+        self.bytes.reserve(usize::try_from(bytes).unwrap_or(0));
+    }
+
     pub(super) fn data(&mut self, frame: &SealedFrame, key_number: u32) {
         let carried = frame.origin != frame.position;
         self.push(if carried { CARRIED } else { DATA }, |body| {

@@ -133,6 +133,38 @@ pub struct Frame {
     pub payload: Zeroizing<Vec<u8>>,
 }
 
+/// What is appended, in clear: shared between the log, until it is sealed, and whoever brings it into a table, and wiped
+/// when nobody has it any more.
+#[derive(Clone, Default)]
+pub struct Payload(Arc<Zeroizing<Vec<u8>>>);
+
+impl From<Vec<u8>> for Payload {
+    fn from(bytes: Vec<u8>) -> Self {
+        Zeroizing::new(bytes).into()
+    }
+}
+
+impl From<Zeroizing<Vec<u8>>> for Payload {
+    fn from(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self(Arc::new(bytes))
+    }
+}
+
+impl std::ops::Deref for Payload {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Says how much, and nothing of it.
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Payload").field(&self.len()).finish()
+    }
+}
+
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frame")
@@ -242,9 +274,9 @@ impl Wal {
         &self,
         source: &Source,
         key: &Arc<EpochKey>,
-        payload: Vec<u8>,
+        payload: impl Into<Payload>,
     ) -> Result<Appended, AppendError> {
-        let payload = Zeroizing::new(payload);
+        let payload = payload.into();
         let since = Instant::now();
         let bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX).max(1);
         if payload.len() > PAYLOAD_BYTES_MAX {

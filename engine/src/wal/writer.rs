@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use catalog::clock::{self, Random};
 use catalog::keys::EpochKey;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use zeroize::Zeroizing;
 
 use super::error::AppendError;
 use super::frame::{FRAME_OVERHEAD_MAX, Header, Link};
@@ -22,7 +21,7 @@ use super::sealed::{Chain, SealedFrame, SealedKey, seal};
 use super::segment::{Current, Places};
 use super::shared::Shared;
 use super::source::Source;
-use super::{Appended, Settings};
+use super::{Appended, Payload, Settings};
 use crate::disk::DiskLock;
 
 /// Frames and payload bytes that share one sync at most.
@@ -35,7 +34,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 2
 pub(super) struct Job {
     pub(super) source: Source,
     pub(super) key: Arc<EpochKey>,
-    pub(super) payload: Zeroizing<Vec<u8>>,
+    pub(super) payload: Payload,
     pub(super) reply: oneshot::Sender<Result<Appended, AppendError>>,
     pub(super) since: Instant,
     pub(super) _room: OwnedSemaphorePermit,
