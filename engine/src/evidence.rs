@@ -20,10 +20,9 @@ use crate::record::schema::SALT_BYTES;
 use crate::record::{StoredRecord, frame};
 use crate::seal::{leaf_hash, segment_of};
 use crate::sequencer::{
-    Berth, Cargo, Freight, LaneError, Lanes, Leaves, Plan, Prepared, Sequencer, StoredAt,
+    Berth, Cargo, Freight, LaneError, Lanes, Leaves, Payload, Plan, Prepared, Sequencer, StoredAt,
 };
 use crate::table::{TableKind, TableState};
-use crate::wal::Payload;
 
 /// Makes decisions durable.
 pub struct EvidenceLog(Lanes<Decisions>);
@@ -151,16 +150,13 @@ impl Freight for Decisions {
                 .iter()
                 .map(|row| EvidenceRef(row.record_id.to_string()))
                 .collect(),
+            payload: frame::encode_records(&rows).into(),
             rows,
             memo: (),
         })
     }
 
     fn advance(&self, (): ()) {}
-
-    fn encode(rows: &Self::Rows) -> Payload {
-        frame::encode_records(rows).into()
-    }
 
     fn decode(payload: Payload) -> Option<Self::Rows> {
         frame::decode_records(&payload).ok()

@@ -1,6 +1,7 @@
 """A second verifier for what Trailhouse signs and stores, written from the format pages alone.
 
     python verify.py proof RECORD_PROOF.json --jwks acme.jwks
+    python verify.py promise RECEIPT.json --process-key STATEMENT.json --jwks acme.jwks
     python verify.py checkpoint NEW [--against OLD --consistency PROOF.json] --jwks acme.jwks
     python verify.py log FOLDER --jwks acme.jwks
     python verify.py table TABLE_FOLDER --log FOLDER --jwks acme.jwks --keys KEY_FOLDER --silo NAME
@@ -44,6 +45,7 @@ SEAL |= dict.fromkeys("algo signedAt keyId signature".split(), str)
 
 Keys = namedtuple("Keys", "tenant public witnesses quorum", defaults=((), 0))
 Seal = namedtuple("Seal", "name tenant silo stream origin segment first end root prev tree")
+Statement = namedtuple("Statement", "tenant silo key begin end")
 Proven = namedtuple("Proven", "tenant stream record_id leaf_index shown withheld checkpoint")
 
 
@@ -417,6 +419,41 @@ def verify_proof(data: bytes, keys: Keys) -> Proven:
     return Proven(tenant, stream, record_id, index, shown, sum("commitment" in part for part in parts), checkpoint)
 
 
+def open_statement(data: bytes, keys: Keys) -> Statement:
+    """keys/attested: what a tenant's signing key says of a process key."""
+    names = "format tenant silo key notBefore notAfter signingKey signature".split()
+    values = taken(parse_json(data, "the statement"), "the statement", **dict.fromkeys(names, str))
+    form, tenant, silo, key, begin, end, kid, signature = values
+    require(form == "trailhouse-process-key-1", "the statement: is of another format")
+    require_tenant(keys, tenant)
+    public = unbase64(key, "the process key", 32, url=False)
+    message = b"trailhouse process key 1\0" + b"".join(map(lp, (tenant, silo, public, begin, end, kid)))
+    signed = unbase64(signature, "the signature of the statement", url=False)
+    require(kid in keys.public and signed_by(keys.public[kid], signed, message), "the statement: is not the tenant's")
+    return Statement(tenant, silo, public, begin, end)
+
+
+def verify_promise(receipt: bytes, statement: bytes, keys: Keys) -> tuple[bytes, int, str]:
+    """seal/promise: the leaf is at its place in the group, and the process signed the group for the tenant."""
+    what, by = "the receipt", open_statement(statement, keys)
+    members = {"tenantId": str, "stream": str, "leafIndex": int, "integrity": dict}
+    tenant, stream, place, told = taken(parse_json(receipt, what), what, only=False, **members)
+    members = {"firstLeaf": int, "size": int, "root": str, "signedAt": str, "key": str, "sig": str, "leaf": str}
+    values = taken(told, what, only=False, index=int, path=list, **members)
+    first, size, root, at, key, signature, leaf, index, path = (values[n] for n in (2, 3, 4, 5, 6, 7, 8, 0, 1))
+    require(key == sha256(by.key).hex(), f"{what}: was signed with another process key")
+    require(tenant == by.tenant and by.begin <= at < by.end, f"{what}: the process key did not speak for it then")
+    root, leaf = parse_hashes([root, leaf])
+    prev = parse_hashes([told["prev"]])[0] if told.get("prev") is not None else b""
+    held = 0 <= first and 0 <= index < size <= NUMBER_MAX and first + index == place
+    held = held and inclusion_root(leaf, index, size, parse_hashes(path)) == root
+    require(held, f"leaf {place}: is not in the group that was signed")
+    numbers = (struct.pack("<Q", first), struct.pack("<Q", size))
+    message = b"trailhouse promise 1\0" + b"".join(map(lp, (tenant, by.silo, stream, *numbers, root, prev, at)))
+    require(signed_by(by.key, unbase64(signature, what), message), f"{what}: the process key did not sign it")
+    return leaf, place, stream
+
+
 def tile_path(level: int, index: int, width: int = TILE_WIDTH) -> str:
     """seal/tile: where a tile of this many hashes lies."""
     digits = str(index).zfill(-(-len(str(index)) // 3) * 3)
@@ -524,12 +561,13 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="verify.py", description=__doc__, formatter_class=form)
     commands = parser.add_subparsers(dest="command", required=True)
-    options = {"proof": [], "checkpoint": ["--against", "--consistency"], "log": [], "table": ["--log", "--keys"]}
+    options = {"proof": [], "promise": ["--process-key"], "log": [], "table": ["--log", "--keys"]}
+    options["checkpoint"] = ["--against", "--consistency"]
     for name, others in options.items():
         command = commands.add_parser(name)
         command.add_argument("path", type=Path)
         for option in ["--jwks", *others]:
-            command.add_argument(option, type=Path, required=name == "table" or option == "--jwks")
+            command.add_argument(option, type=Path, required=name in ("table", "promise") or option == "--jwks")
         command.add_argument("--witness", type=parse_witness, action="append", default=[], metavar="VKEY")
         command.add_argument("--quorum", type=int, metavar="K")
     commands.choices["table"].add_argument("--silo", required=True)
@@ -554,6 +592,10 @@ def run(arguments: argparse.Namespace) -> str:
         place = f"leaf {proven.leaf_index} of the {proven.checkpoint.size} of {proven.checkpoint.origin}"
         shown = [f"  {name if name.isprintable() else ascii(name)}: {value}" for name, value in proven.shown.items()]
         return "\n".join([f"verified: {record} is {place}; {proven.withheld} part(s) are withheld", *shown])
+    if arguments.command == "promise":
+        statement = read(arguments.process_key, JSON_BYTES_MAX)
+        leaf, place, stream = verify_promise(read(path, JSON_BYTES_MAX), statement, keys)
+        return f"verified: leaf {place} of {stream!a} was promised to be {to_base64(leaf)}"
     if arguments.command == "table":
         from verify_table import verify_table
 

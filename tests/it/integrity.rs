@@ -1,10 +1,18 @@
 //! Proofs: what a tenant takes away checks without the server, and nobody else's business is in it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use catalog::keys::PublicKeys;
-use engine::proof::{ConsistencyProof, RecordProof, Unproven};
-use engine::seal::{SignedCheckpoint, TileId, Unsigned};
+use arrow::array::{RecordBatch, StringArray};
+use arrow::compute::concat_batches;
+use catalog::guard::TenantAdmin;
+use catalog::ids::{SiloId, TenantId};
+use catalog::keys::{KeyStatement, PublicKeys};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::collect;
+use engine::proof::{ConsistencyProof, Finding, RecordProof, Unproven};
+use engine::seal::{SignedCheckpoint, TileId, Unsigned, promised};
+use engine::table::{AppendOutcome, ScanRequest, TableKind};
 use serde_json::{Value, json};
 use tests::{World, record};
 
@@ -116,6 +124,115 @@ async fn a_record_can_be_proven_to_whoever_has_the_tenants_keys() {
     kept["leafIndex"] = json!(10);
     let moved = RecordProof::from_json(kept.to_string().as_bytes()).unwrap();
     assert_eq!(moved.verify(&own).unwrap_err(), Unproven::Path);
+    world.leave().await;
+}
+
+/// Sends records and gives the receipt of each.
+async fn receipts(world: &World, numbers: std::ops::Range<usize>) -> Vec<Value> {
+    let lines = numbers.map(|n| record("acme", &n.to_string(), json!({})).to_string());
+    let lines: Vec<_> = lines.collect();
+    let token = world.token("acme", &[], &["audit.write"]);
+    let path = "/v1/audit/records:batch";
+    let (status, answer) = world.post("eu", &token, path, lines.join("\n")).await;
+    assert_eq!(status, 200, "{answer}");
+    answer["results"].as_array().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promise_holds_for_whoever_was_answered_and_every_member_of_it_counts() {
+    let world = world(5).await;
+    let (own, foreign) = (keys(&world, "acme").await, keys(&world, "initech").await);
+    let token = world.token("acme", INVESTIGATOR, &[]);
+    let receipts = receipts(&world, 5..12).await;
+    assert_eq!(receipts.len(), 7);
+    let name = receipts[0]["integrity"]["key"].as_str().unwrap().to_owned();
+    let path = format!("/v1/keys/process/{name}");
+    let (status, statement) = json_of(&world, &token, &path).await;
+    assert_eq!(status, 200, "{statement}");
+    let statement: KeyStatement = serde_json::from_value(statement).unwrap();
+    let stranger = world.token("initech", INVESTIGATOR, &[]);
+    assert_eq!(fetch(&world, &stranger, &path).await.0, 404);
+    for unknown in ["x", "../keys", &"0".repeat(64), &name.to_uppercase()] {
+        let path = format!("/v1/keys/process/{unknown}");
+        assert_eq!(fetch(&world, &token, &path).await.0, 404, "{unknown}");
+    }
+    for (receipt, at) in receipts.iter().zip(5..) {
+        let promise = promised(receipt.to_string().as_bytes(), &statement, &own).unwrap();
+        assert_eq!(
+            (promise.leaf_index, promise.stream.as_str()),
+            (at, "audit.default")
+        );
+        let path = format!("/v1/audit/records/{}/proof", promise.record_id);
+        let (_, kept) = fetch(&world, &token, &path).await;
+        let proof = RecordProof::from_json(&kept).unwrap();
+        let proven = proof.verify(&own).unwrap();
+        assert_eq!(proven.leaf.hash(), Some(promise.leaf));
+        assert_eq!(proven.leaf_index, promise.leaf_index);
+    }
+    let told = |receipt: &Value, keys| promised(receipt.to_string().as_bytes(), &statement, keys);
+    assert!(told(&receipts[3], &foreign).is_err());
+    let other = receipts[2]["integrity"]["leaf"].clone();
+    for (pointer, value) in [
+        ("/tenantId", json!("initech")),
+        ("/stream", json!("audit.other")),
+        ("/leafIndex", json!(9)),
+        ("/integrity/firstLeaf", json!(4)),
+        ("/integrity/size", json!(8)),
+        ("/integrity/root", other.clone()),
+        ("/integrity/prev", Value::Null),
+        ("/integrity/prev", other.clone()),
+        ("/integrity/signedAt", json!("2020-01-01T00:00:00.000000Z")),
+        ("/integrity/signedAt", Value::Null),
+        ("/integrity/key", json!("0".repeat(64))),
+        ("/integrity/sig", Value::Null),
+        ("/integrity/sig", json!("A".repeat(86))),
+        ("/integrity/leaf", other),
+        ("/integrity/index", json!(4)),
+        ("/integrity/path", json!([])),
+        ("/integrity", Value::Null),
+    ] {
+        let mut changed = receipts[3].clone();
+        *changed.pointer_mut(pointer).unwrap() = value.clone();
+        assert_ne!(changed, receipts[3], "{pointer}");
+        assert!(told(&changed, &own).is_err(), "{pointer} {value}");
+    }
+    world.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_no_log_has_are_found() {
+    let world = world(3).await;
+    let (tenant, silo) = (
+        TenantId::parse("acme").unwrap(),
+        SiloId::parse("eu").unwrap(),
+    );
+    let tables = &world.service.tables;
+    let table = tables.table(&tenant, &silo, TableKind::Records).await;
+    let (table, own) = (table.unwrap(), keys(&world, "acme").await);
+    let request = |columns| ScanRequest {
+        projection: (0..columns).collect(),
+        predicate: None,
+        target_partitions: 1,
+    };
+    let state = table.state().await.unwrap();
+    let plan = table.scan(Arc::clone(&state), request(state.schema.fields().len()));
+    let rows = collect(plan.await.unwrap(), Arc::new(TaskContext::default())).await;
+    let rows = concat_batches(&state.schema, &rows.unwrap()).unwrap();
+    // Whoever has the keys writes a file that every query reads, and counts it nowhere.
+    let (at, _) = rows.schema_ref().column_with_name("stream").unwrap();
+    let mut columns = rows.columns().to_vec();
+    columns[at] = Arc::new(StringArray::from(vec!["audit.unheard"; rows.num_rows()]));
+    let forged = RecordBatch::try_new(rows.schema(), columns).unwrap();
+    let state = table.state().await.unwrap();
+    let written = table.append(&state, vec![forged], Vec::new(), Vec::new());
+    let written = written.await.unwrap();
+    assert!(matches!(written, AppendOutcome::Committed { .. }));
+    let permit = world.operator::<TenantAdmin>("acme").await;
+    let about = (&silo, &own, &[][..]);
+    let audit = world.service.logs.audit(&permit, about, |_, _| {}).await;
+    let found = audit.unwrap().findings;
+    let is_named = |finding: &Finding| finding.object.starts_with("tenants/acme/audit/records/");
+    assert!(found.iter().any(is_named), "{found:?}");
     world.leave().await;
 }
 

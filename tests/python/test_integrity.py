@@ -54,8 +54,9 @@ class Copy:
         return first, found
 
 
-def fetch(world, path, token):
-    request = urllib.request.Request(world.url("eu") + path, headers={"authorization": f"Bearer {token}"})
+def fetch(world, path, token, body=None):
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    request = urllib.request.Request(world.url("eu") + path, headers=headers, data=body)
     with urllib.request.urlopen(request) as answer:
         return answer.read()
 
@@ -87,6 +88,14 @@ def copy(tmp_path_factory):
         more = kept / "more.ndjson"
         more.write_text("".join(line(n) for n in range(400)))
         ingest(world, "acme", more, "audit")
+        writer = world.token("acme", scope="audit.write")
+        receipt = fetch(world, "/v1/audit/records", writer, line(400).encode())
+        (kept / "receipt.json").write_bytes(receipt)
+        promise = json.loads(receipt)
+        statement = fetch(world, f"/v1/keys/process/{promise['integrity']['key']}", admin)
+        (kept / "process.json").write_bytes(statement)
+        time.sleep(2.5)
+        (kept / "promised.json").write_bytes(fetch(world, f"/v1/audit/records/{promise['recordId']}/proof", admin))
         (kept / "new.txt").write_bytes(fetch(world, f"{LOG}/checkpoint", admin))
         sizes = [int((kept / name).read_text().split("\n")[1]) for name in ("old.txt", "new.txt")]
         consistency = f"{LOG}/proof/consistency?from={sizes[0]}&to={sizes[1]}"
@@ -201,6 +210,40 @@ def test_whatever_is_changed_in_a_proof_both_say_no(copy, name):
         path.write_text(json.dumps(other))
         for done in copy.both("proof", path, "--jwks", copy.kept / "acme.jwks"):
             assert done.returncode in (1, 2) and done.returncode != 0, (place, done.stdout)
+            assert "panicked" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_promise_is_verified_by_both_and_the_log_has_kept_it(copy):
+    kept = copy.kept
+    words = ["--process-key", kept / "process.json", "--jwks", kept / "acme.jwks"]
+    for done in copy.both("promise", kept / "receipt.json", *words):
+        assert done.returncode == 0, done.stderr
+    done = copy.product("promise", kept / "receipt.json", *words, "--proof", kept / "promised.json")
+    assert (done.returncode, "has kept the promise" in done.stdout) == (0, True), done.stderr
+    done = copy.product("promise", kept / "receipt.json", *words, "--proof", kept / "admin.json")
+    assert (done.returncode, "where this one was promised" in done.stderr) == (1, True), done.stderr
+    for done in copy.both("promise", kept / "receipt.json", *words[:2], "--jwks", kept / "initech.jwks"):
+        assert done.returncode == 1
+
+
+@pytest.mark.parametrize("name", ["receipt", "process"])
+def test_whatever_is_changed_in_a_promise_both_say_no(copy, name):
+    kept, document = copy.kept, json.loads((copy.kept / f"{name}.json").read_text())
+    # Of the receipt these are told to the sender, and not signed: the leaf is.
+    told = {"recordId", "policyVersion", "segmentId", "schemaVersion", "duplicate"}
+    places = [place for place in changes(document) if name == "process" or place[0] not in told]
+    assert len(places) > 7
+    for place in places:
+        other = json.loads(json.dumps(document))
+        at = other
+        for step in place[:-1]:
+            at = at[step]
+        at[place[-1]] = "A" * 43 if at[place[-1]] is None else changed(at[place[-1]])
+        (kept / "changed.json").write_text(json.dumps(other))
+        files = {"receipt": kept / "receipt.json", "process": kept / "process.json"} | {name: kept / "changed.json"}
+        words = [files["receipt"], "--process-key", files["process"], "--jwks", kept / "acme.jwks"]
+        for done in copy.both("promise", *words):
+            assert done.returncode == 1, (place, done.stdout, done.stderr)
             assert "panicked" not in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 

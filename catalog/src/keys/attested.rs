@@ -19,6 +19,7 @@ use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BAS
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::{Introduction, SecretKey, SigningKeyId, push_prefixed};
 use crate::clock::Timestamp;
@@ -93,6 +94,20 @@ impl KeyStatement {
         }
     }
 
+    /// Reads a statement, which has one text but for its spaces; what comes out is not verified yet.
+    ///
+    /// # Errors
+    /// [`Unproven::Form`].
+    pub fn from_json(text: &[u8]) -> Result<Self, Unproven> {
+        let statement: Self = serde_json::from_slice(text).map_err(|_| Unproven::Form)?;
+        let said: Value = serde_json::from_slice(text).map_err(|_| Unproven::Form)?;
+        if statement.format == FORMAT && said == json!(statement) {
+            Ok(statement)
+        } else {
+            Err(Unproven::Form)
+        }
+    }
+
     /// What the tenant's key signs.
     pub(super) fn message(&self) -> Vec<u8> {
         let mut message = DOMAIN.to_vec();
@@ -111,6 +126,19 @@ impl KeyStatement {
     #[must_use]
     pub fn tenant(&self) -> &TenantId {
         &self.tenant
+    }
+
+    /// The silo it speaks for the tenant in.
+    #[must_use]
+    pub fn silo(&self) -> &SiloId {
+        &self.silo
+    }
+
+    /// The name that the key goes by: the SHA-256 of its public half, in lower-case hex. `None` if it is no key.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        let key: [u8; 32] = BASE64.decode(&self.key).ok()?.try_into().ok()?;
+        Some(name_of(&key))
     }
 
     /// The key of the tenant that it is signed with.
@@ -169,15 +197,31 @@ pub fn signed_by(key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> bool {
     VerifyingKey::from_bytes(key).is_ok_and(|key| key.verify_strict(message, &signature).is_ok())
 }
 
+fn name_of(public: &[u8; 32]) -> String {
+    let digest = Sha256::digest(public);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A key that this process signs with for one tenant. It is in no document, and gone with the process.
 pub struct ProcessKey {
     key: SigningKey,
+    name: String,
     statement: KeyStatement,
 }
 
 impl ProcessKey {
     pub(super) fn new(key: SigningKey, statement: KeyStatement) -> Self {
-        Self { key, statement }
+        Self {
+            name: name_of(&Self::public(&key)),
+            key,
+            statement,
+        }
+    }
+
+    /// The name it goes by, as in [`KeyStatement::name`].
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The key pair of a fresh secret.
@@ -185,8 +229,7 @@ impl ProcessKey {
         SigningKey::from_bytes(secret.expose())
     }
 
-    /// The public half of a key pair, for the name of its statement.
-    pub(super) fn public(key: &SigningKey) -> [u8; 32] {
+    fn public(key: &SigningKey) -> [u8; 32] {
         key.verifying_key().to_bytes()
     }
 

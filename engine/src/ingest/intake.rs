@@ -39,7 +39,7 @@ pub(super) struct Intake {
 
 /// What the records of a request are taken under.
 #[derive(Clone)]
-pub(super) struct Terms {
+pub(super) struct Pinned {
     pub(super) decision: Arc<Decision>,
     pub(super) rules: Arc<Rules>,
     pub(super) checker: Option<Arc<Checker>>,
@@ -69,12 +69,12 @@ impl Intake {
     /// Takes records, and gives what became of each in their order.
     pub(super) async fn take(
         self: &Arc<Self>,
-        terms: Terms,
+        pinned: Pinned,
         mut records: Vec<IncomingRecord>,
     ) -> Result<Vec<Taken>, Error> {
-        let mut made = self.made(&terms.decision, records.len());
+        let mut made = self.made(&pinned.decision, records.len());
         if records.len() <= RECORDS_A_TASK {
-            return self.take_some(&terms, made, records).await;
+            return self.take_some(&pinned, made, records).await;
         }
         // Dropped with whoever waits, and then none of them goes on.
         let mut tasks = JoinSet::new();
@@ -84,14 +84,18 @@ impl Intake {
             let records = std::mem::replace(&mut records, rest);
             let rest = made.split_off(records.len());
             let made = std::mem::replace(&mut made, rest);
-            let (intake, terms, part) = (Arc::clone(self), terms.clone(), parts);
-            tasks.spawn(async move { (part, intake.take_some(&terms, made, records).await) });
+            let (intake, pinned, part) = (Arc::clone(self), pinned.clone(), parts);
+            tasks.spawn(async move { (part, intake.take_some(&pinned, made, records).await) });
             parts += 1;
         }
         let mut taken: Vec<Vec<Taken>> = Vec::new();
         taken.resize_with(parts, Vec::new);
         while let Some(joined) = tasks.join_next().await {
-            let (part, some) = joined.map_err(|_| Error::Unavailable)?;
+            let (part, some) = joined.map_err(|error| {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "records of a request were not taken");
+                Error::Unavailable
+            })?;
             taken[part] = some?;
         }
         Ok(taken.into_iter().flatten().collect())
@@ -106,7 +110,7 @@ impl Intake {
 
     async fn take_some(
         &self,
-        terms: &Terms,
+        pinned: &Pinned,
         made: Vec<Made>,
         records: Vec<IncomingRecord>,
     ) -> Result<Vec<Taken>, Error> {
@@ -115,22 +119,22 @@ impl Intake {
             if number % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1 {
                 tokio::task::yield_now().await;
             }
-            taken.push(self.one(terms, made, record)?);
+            taken.push(self.one(pinned, made, record)?);
         }
         Ok(taken)
     }
 
     fn one(
         &self,
-        terms: &Terms,
+        pinned: &Pinned,
         (record_id, salt): Made,
         record: IncomingRecord,
     ) -> Result<Taken, Error> {
-        let Terms {
+        let Pinned {
             decision,
             rules,
             checker,
-        } = terms;
+        } = pinned;
         let now = self.clock.now();
         let bytes = record.bytes();
         let parsed = match record.read(now) {

@@ -23,6 +23,7 @@ mod request;
 mod review;
 mod room;
 mod round;
+mod rows;
 mod rules;
 mod schema;
 
@@ -48,7 +49,7 @@ use crate::seal::leaf_hash;
 use crate::sequencer::{LaneError, Lanes, Sequencer};
 
 use self::dedupe::Dedup;
-use self::intake::{Intake, Terms};
+use self::intake::{Intake, Pinned};
 use self::quarantine::Quarantine;
 use self::records::{Candidate, Disposition, Portion, Records};
 use self::request::Request;
@@ -56,7 +57,7 @@ use self::room::Room;
 use self::rules::RuleBook;
 
 pub use self::incoming::IncomingRecord;
-pub use self::outcome::{Error, Outcome, Promise, QuarantineReason, Receipt};
+pub use self::outcome::{Error, Outcome, Promise, QuarantineReason, Receipt, Signed};
 pub use self::review::{Decided, Entry, Filter, PAGE_MAX, Page, Review, ReviewError, State};
 
 /// How long a request waits for its tenant's lane, and for the lane's answer.
@@ -99,7 +100,7 @@ impl Ingest {
         index: Dedup,
         evidence: Arc<dyn Evidence>,
     ) -> Self {
-        let clock = Arc::clone(sequencer.clock());
+        let (clock, ring) = (Arc::clone(sequencer.clock()), Arc::clone(&keys));
         Self {
             intake: Arc::new(Intake {
                 clock: Arc::clone(&clock),
@@ -110,7 +111,8 @@ impl Ingest {
             schemas,
             room: Room::default(),
             records: Lanes::new(Arc::clone(sequencer), move |_| {
-                Records::new(index.clone(), Arc::clone(&clock), lease.clone())
+                let (clock, ring) = (Arc::clone(&clock), Arc::clone(&ring));
+                Records::new(index.clone(), clock, ring, lease.clone())
             }),
             quarantine: Lanes::new(Arc::clone(sequencer), |_| Quarantine),
             evidence,
@@ -154,13 +156,13 @@ impl Ingest {
         in_time(ready).await?.map_err(lane_error)?;
         let rules = self.rules.of(decision).await?;
         let checker = schema::checker(&self.schemas, decision).await?;
-        let terms = Terms {
+        let pinned = Pinned {
             decision: Arc::clone(decision),
             rules: Arc::clone(&rules),
             checker,
         };
         let mut request = Request::of(records.len());
-        let taken = self.intake.take(terms, records).await?;
+        let taken = self.intake.take(pinned, records).await?;
         for (position, taken) in taken.into_iter().enumerate() {
             match taken {
                 Ok(redacted) => request.add(position, redacted, &rules),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use catalog::clock::Timestamp;
 use catalog::guard::Denial;
 use catalog::ids::{PolicyVersion, RecordId, StreamName};
 use catalog::schema::SchemaVersion;
@@ -42,8 +43,22 @@ pub struct Promise {
 #[derive(Debug)]
 pub(super) struct GroupPromise {
     pub(super) tree: Group,
+    /// The number of its first leaf.
+    pub(super) first: u64,
     pub(super) root: Hash,
     pub(super) prev: Option<Hash>,
+    pub(super) signed: Option<Signed>,
+}
+
+/// The signature of a group's head ([`crate::seal::promise`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// When it was made.
+    pub at: Timestamp,
+    /// The name of the process key that made it.
+    pub key: Arc<str>,
+    /// The signature.
+    pub signature: [u8; 64],
 }
 
 impl Promise {
@@ -55,6 +70,16 @@ impl Promise {
     /// The root of the group before, if there was one.
     pub fn prev(&self) -> Option<Hash> {
         self.group.prev
+    }
+
+    /// The number of the group's first leaf in the log of the stream.
+    pub fn first(&self) -> u64 {
+        self.group.first
+    }
+
+    /// The signature of all that; none if there was no key to make it with.
+    pub fn signed(&self) -> Option<&Signed> {
+        self.group.signed.as_ref()
     }
 
     /// How many records the group has.
@@ -82,6 +107,7 @@ impl PartialEq for Promise {
     fn eq(&self, other: &Self) -> bool {
         let of = |promise: &Self| {
             (
+                promise.first(),
                 promise.root(),
                 promise.prev(),
                 promise.size(),

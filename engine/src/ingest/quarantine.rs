@@ -6,9 +6,11 @@ use catalog::ids::{RecordId, TenantId};
 
 use crate::record::batch::{self, QuarantineRow};
 use crate::record::frame;
-use crate::sequencer::{Berth, Cargo, Freight, LaneError, Plan, Prepared, StoredAt};
+use crate::sequencer::{Berth, Cargo, Freight, LaneError, Payload, Plan, Prepared, StoredAt};
 use crate::table::{TableKind, TableState};
-use crate::wal::Payload;
+
+/// Rows that are encoded without leaving the task.
+const ROWS_INLINE_MAX: usize = 256;
 
 /// The one writer of a tenant's quarantine in this process. Its rows have no numbers, so that several nodes may write.
 #[derive(Debug)]
@@ -55,18 +57,25 @@ impl Freight for Quarantine {
     }
 
     async fn plan(&self, _: &Berth, works: Vec<Self::Rows>) -> Result<Plan<Self>, LaneError> {
+        let answers = vec![(); works.len()];
+        let rows: Self::Rows = works.into_iter().flatten().collect();
+        let is_small = rows.len() <= ROWS_INLINE_MAX;
+        let encoded = move || (frame::encode_quarantine(&rows), rows);
+        let (payload, rows) = if is_small {
+            encoded()
+        } else {
+            let encoding = tokio::task::spawn_blocking(encoded);
+            encoding.await.map_err(|_| LaneError::Unavailable)?
+        };
         Ok(Plan {
-            answers: vec![(); works.len()],
-            rows: works.into_iter().flatten().collect(),
+            rows,
+            payload: payload.into(),
+            answers,
             memo: (),
         })
     }
 
     fn advance(&self, (): ()) {}
-
-    fn encode(rows: &Self::Rows) -> Payload {
-        frame::encode_quarantine(rows).into()
-    }
 
     fn decode(payload: Payload) -> Option<Self::Rows> {
         frame::decode_quarantine(&payload).ok()

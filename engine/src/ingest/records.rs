@@ -1,30 +1,33 @@
 //! The records lane of one tenant: drop what is known, number what is new, promise each its place.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use catalog::clock::Clock;
-use catalog::ids::{PolicyVersion, RecordId, StreamName, TenantId};
+use catalog::ids::{PolicyVersion, StreamName, TenantId};
+use catalog::keys::{KeyRing, ProcessKey};
 use catalog::lease::{Lease, LeaseError, Leases};
 use catalog::node::Holder;
 
-use crate::record::canonical::{read_digest, read_payload};
-use crate::record::{StoredRecord, batch, frame};
-use crate::seal::{self, Hash, leaf_hash, segment_of};
-use crate::sequencer::{Berth, Cargo, Freight, LaneError, Leaves, Plan, Prepared, StoredAt, Tree};
+use crate::record::StoredRecord;
+use crate::record::canonical::read_payload;
+use crate::seal::Hash;
+use crate::sequencer::{Berth, Freight, LaneError, Payload, Plan, Prepared, StoredAt, Tree};
 use crate::table::{TableKind, TableState};
-use crate::wal::Payload;
 
 use super::dedupe::{Dedup, Error, KeyDigest, Known, Place};
 use super::outcome::Receipt;
 use super::round::Round;
+use super::rows::RecordRows;
 
 /// Records that are decided without leaving the task.
 const RECORDS_INLINE_MAX: usize = 1_024;
 /// Keys of a flush that are dealt with together: whoever takes records waits for that long.
 const KEYS_AT_ONCE: usize = 512;
+/// How long a lane waits for a key to sign promises with.
+const CERTIFIED_WAIT_MAX: Duration = Duration::from_secs(2);
 const NO_SEQUEL: LaneError = LaneError::Fault(
     "the write-ahead log does not go on where the table ends: another node has written",
 );
@@ -63,6 +66,9 @@ pub(crate) enum Disposition {
 pub(crate) struct Records {
     index: Dedup,
     clock: Arc<dyn Clock>,
+    keys: Arc<KeyRing>,
+    /// What promises are signed with: fetched ahead of need, and none while the KMS certifies none.
+    promising: Mutex<Option<Arc<ProcessKey>>>,
     leases: Option<(Arc<Leases>, Holder)>,
     lease: tokio::sync::Mutex<Option<Lease>>,
     log: Mutex<Log>,
@@ -85,54 +91,24 @@ pub(super) struct Stream {
     pub(super) group: Option<Hash>,
 }
 
-/// Records on their way, each with its leaf and its key.
-///
-/// They are kept as the log has them, which is a quarter of what they take as values of their own: a busy tenant has some
-/// hundred thousand of them on their way.
-#[derive(Default)]
-pub(crate) struct RecordRows {
-    /// Group by group.
-    pub(super) frames: Vec<Payload>,
-    pub(super) leaves: Vec<Hash>,
-    pub(super) keys: Vec<KeyDigest>,
-    /// The root of the last group of each stream.
-    pub(super) groups: BTreeMap<StreamName, Hash>,
-    pub(super) last_id: Option<RecordId>,
-}
-
 /// What a group adds to the log.
 pub(crate) struct Memo {
     pub(super) streams: BTreeMap<StreamName, Stream>,
     pub(super) known: Vec<(KeyDigest, Known)>,
 }
 
-impl Cargo for RecordRows {
-    fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    fn join(&mut self, mut after: Self) {
-        self.frames.append(&mut after.frames);
-        self.leaves.append(&mut after.leaves);
-        self.keys.append(&mut after.keys);
-        self.groups.append(&mut after.groups);
-        self.last_id = self.last_id.max(after.last_id);
-    }
-
-    fn last_id(&self) -> Option<RecordId> {
-        self.last_id
-    }
-}
-
 impl Records {
     pub(super) fn new(
         index: Dedup,
         clock: Arc<dyn Clock>,
+        keys: Arc<KeyRing>,
         leases: Option<(Arc<Leases>, Holder)>,
     ) -> Self {
         Self {
             index,
             clock,
+            keys,
+            promising: Mutex::default(),
             leases,
             lease: tokio::sync::Mutex::default(),
             log: Mutex::default(),
@@ -141,6 +117,32 @@ impl Records {
 
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn promising(&self) -> MutexGuard<'_, Option<Arc<ProcessKey>>> {
+        let promising = self.promising.lock();
+        promising.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a key at hand to sign promises with, never while somebody waits for an append. Without one, promises are not
+    /// signed; nothing waits for the KMS.
+    async fn renew_promising(&self, berth: &Berth) {
+        let key = self.keys.process_key(&berth.tenant, &berth.silo);
+        let key = match tokio::time::timeout(CERTIFIED_WAIT_MAX, key).await {
+            Ok(Ok(key)) => Some(key),
+            Ok(Err(error)) => {
+                tracing::warn!(tenant = %berth.tenant, error = &error as &dyn std::error::Error,
+                    "there is no key to sign promises with");
+                None
+            }
+            Err(_) => {
+                tracing::warn!(tenant = %berth.tenant, "the KMS is slow to certify a key for promises");
+                None
+            }
+        };
+        if key.is_some() {
+            *self.promising() = key;
+        }
     }
 
     /// What is known of each key. Whatever leaves the log's memory is in the index before, so that order matters here.
@@ -280,9 +282,13 @@ impl Freight for Records {
         self.index
             .catch_up(&place(berth), &berth.table, state)
             .await?;
+        self.renew_promising(berth).await;
         let mut log = Log::default();
         for rows in recovered {
-            let stored = rows.decoded().ok_or(LaneError::Unavailable)?;
+            let (frames, decode) = (rows.frames.clone(), RecordRows::decoded);
+            let stored = tokio::task::spawn_blocking(move || decode(&frames));
+            let stored = stored.await.map_err(|_| LaneError::Unavailable)?;
+            let stored = stored.ok_or(LaneError::Unavailable)?;
             for (row, key) in stored.iter().zip(&rows.keys) {
                 let stream = &row.stream;
                 if !log.streams.contains_key(stream) {
@@ -313,8 +319,8 @@ impl Freight for Records {
         let keys: Vec<KeyDigest> = candidates.iter().map(|candidate| candidate.key).collect();
         let known = self.look_up(berth, &keys).await?;
         let ends = self.ends(berth, &candidates).await?;
-        let segment = segment_of(self.clock.now());
-        let round = move || Round::new(ends, segment).decide(candidates, known, &sizes);
+        let (now, key) = (self.clock.now(), self.promising().clone());
+        let round = move || Round::new(ends, now, key).decide(candidates, known, &sizes);
         if keys.len() <= RECORDS_INLINE_MAX {
             return Ok(round());
         }
@@ -328,43 +334,12 @@ impl Freight for Records {
         log.known.extend(memo.known);
     }
 
-    /// A group has one frame, since it was decided.
-    fn encode(rows: &RecordRows) -> Payload {
-        rows.frames.first().cloned().unwrap_or_default()
-    }
-
     fn decode(payload: Payload) -> Option<RecordRows> {
         RecordRows::of(payload)
     }
 
     fn prepare(rows: RecordRows) -> Result<Prepared<Vec<KeyDigest>>, LaneError> {
-        let mut views = Vec::with_capacity(rows.len());
-        for payload in &rows.frames {
-            frame::view_records(payload, &mut views).map_err(|_| LaneError::Unavailable)?;
-        }
-        let mut leaves: BTreeMap<&str, Leaves> = BTreeMap::new();
-        for (row, leaf) in views.iter().zip(&rows.leaves) {
-            let of_stream = match leaves.entry(row.stream) {
-                Entry::Occupied(there) => there.into_mut(),
-                Entry::Vacant(free) => {
-                    let stream = StreamName::parse(row.stream);
-                    let stream = stream.map_err(|_| LaneError::Unavailable)?;
-                    free.insert(Leaves {
-                        first: row.leaf_index,
-                        group: rows.groups.get(&stream).copied(),
-                        ..Leaves::new(stream)
-                    })
-                }
-            };
-            of_stream.push(*leaf, row.segment_id);
-        }
-        let promoted: [&str; 0] = [];
-        Ok(Prepared {
-            batch: batch::of_views(&views, &promoted).map_err(|_| LaneError::Unavailable)?,
-            leaves: leaves.into_values().collect(),
-            last_id: rows.last_id,
-            entries: rows.keys,
-        })
+        rows.prepared()
     }
 
     async fn stored(
@@ -391,6 +366,7 @@ impl Freight for Records {
                 self.index.catch_up(&place, &berth.table, state).await?;
             }
         }
+        self.renew_promising(berth).await;
         for keys in keys.chunks(KEYS_AT_ONCE) {
             {
                 let mut log = self.log();
@@ -414,36 +390,6 @@ impl Freight for Records {
             tracing::warn!(%tenant, error = &error as &dyn std::error::Error,
                 "the right to take a tenant's records was not given back");
         }
-    }
-}
-
-impl RecordRows {
-    /// A group out of the log.
-    fn of(payload: Payload) -> Option<Self> {
-        let mut rows = Self::default();
-        let mut by_stream: BTreeMap<StreamName, Vec<Hash>> = BTreeMap::new();
-        for row in frame::decode_records(&payload).ok()? {
-            let leaf = leaf_hash(&row).ok()?;
-            rows.leaves.push(leaf);
-            rows.keys.push(read_digest(row.key_digest.as_deref()?)?);
-            rows.last_id = rows.last_id.max(Some(row.record_id));
-            by_stream.entry(row.stream).or_default().push(leaf);
-        }
-        rows.groups = by_stream
-            .into_iter()
-            .map(|(stream, leaves)| (stream, seal::Group::new(leaves).root()))
-            .collect();
-        rows.frames.push(payload);
-        Some(rows)
-    }
-
-    /// The records by themselves.
-    fn decoded(&self) -> Option<Vec<StoredRecord>> {
-        let mut stored = Vec::with_capacity(self.len());
-        for payload in &self.frames {
-            stored.append(&mut frame::decode_records(payload).ok()?);
-        }
-        Some(stored)
     }
 }
 

@@ -5,21 +5,27 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use catalog::clock::Timestamp;
 use catalog::ids::StreamName;
+use catalog::keys::ProcessKey;
 
 use crate::record::canonical::payload_text;
 use crate::record::{StoredRecord, frame};
-use crate::seal::{self, Hash};
-use crate::sequencer::Plan;
+use crate::seal::{self, GroupHead, Hash, segment_of};
+use crate::sequencer::{Payload, Plan};
 
 use super::dedupe::{KeyDigest, Known};
-use super::outcome::{GroupPromise, Promise, Receipt};
-use super::records::{Candidate, Disposition, Memo, RecordRows, Records, Stream};
+use super::outcome::{GroupPromise, Promise, Receipt, Signed};
+use super::records::{Candidate, Disposition, Memo, Records, Stream};
+use super::rows::RecordRows;
 
 /// The decision of one group.
 pub(super) struct Round {
     streams: BTreeMap<StreamName, Stream>,
+    now: Timestamp,
     segment: String,
+    /// What promises are signed with, if anything.
+    key: Option<Arc<ProcessKey>>,
     /// The new records; boxed, as are those on their way here.
     #[expect(clippy::vec_box, reason = "they are large, and the list grows")]
     stored: Vec<Box<StoredRecord>>,
@@ -39,10 +45,16 @@ enum Decided {
 }
 
 impl Round {
-    pub(super) fn new(streams: BTreeMap<StreamName, Stream>, segment: String) -> Self {
+    pub(super) fn new(
+        streams: BTreeMap<StreamName, Stream>,
+        now: Timestamp,
+        key: Option<Arc<ProcessKey>>,
+    ) -> Self {
         Self {
             streams,
-            segment,
+            now,
+            segment: segment_of(now),
+            key,
             stored: Vec::new(),
             rows: RecordRows::default(),
             fresh: Vec::new(),
@@ -71,14 +83,9 @@ impl Round {
             .collect();
         let mut promises = BTreeMap::new();
         for (stream, leaves) in leaves {
-            let tree = seal::Group::new(leaves);
-            let root = tree.root();
-            let prev = self
-                .streams
-                .get_mut(&stream)
-                .and_then(|end| end.group.replace(root));
-            self.rows.groups.insert(stream.clone(), root);
-            promises.insert(stream, Arc::new(GroupPromise { tree, root, prev }));
+            let promise = self.promise(&stream, leaves);
+            self.rows.groups.insert(stream.clone(), promise.root);
+            promises.insert(stream, Arc::new(promise));
         }
         let mut told = decided.into_iter().map(|decided| match decided {
             Decided::Told(disposition) => disposition,
@@ -89,12 +96,11 @@ impl Round {
             .map(|size| told.by_ref().take(*size).collect())
             .collect();
         drop(told);
-        if !self.stored.is_empty() {
-            let frame = frame::encode_records(&self.stored);
-            self.rows.frames.push(frame.into());
-            self.rows.last_id = self.stored.iter().map(|row| row.record_id).max();
-        }
+        let payload = Payload::from(frame::encode_records(&self.stored));
+        self.rows.frames.push(payload.clone());
+        self.rows.last_id = self.stored.iter().map(|row| row.record_id).max();
         Plan {
+            payload,
             rows: self.rows,
             answers,
             memo: Memo {
@@ -165,6 +171,37 @@ impl Round {
         self.rows.leaves.push(leaf);
         self.rows.keys.push(key);
         row
+    }
+
+    /// Closes the group of a stream: these leaves are the last ones that were numbered in it.
+    fn promise(&mut self, stream: &StreamName, leaves: Vec<Hash>) -> GroupPromise {
+        let tree = seal::Group::new(leaves);
+        let root = tree.root();
+        let end = self.streams.get_mut(stream);
+        let next = end.as_ref().map_or(0, |end| end.next);
+        let next = u64::try_from(next).unwrap_or(0);
+        let prev = end.and_then(|end| end.group.replace(root));
+        let head = GroupHead {
+            first: next.saturating_sub(tree.size()),
+            size: tree.size(),
+            root: &root,
+            prev: prev.as_ref(),
+            at: self.now,
+        };
+        let signed = self.key.as_ref().and_then(|key| {
+            Some(Signed {
+                at: head.at,
+                key: key.name().into(),
+                signature: head.sign(key, stream)?,
+            })
+        });
+        GroupPromise {
+            first: head.first,
+            tree,
+            root,
+            prev,
+            signed,
+        }
     }
 
     fn receipt(&self, row: usize, promises: &BTreeMap<StreamName, Arc<GroupPromise>>) -> Receipt {

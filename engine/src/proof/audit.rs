@@ -88,10 +88,13 @@ pub(super) type Leaf = (u64, Hash, u32);
 /// Where the leaves of a stream are, in no order.
 pub(super) type Leaves = Vec<Leaf>;
 
+const NO_STREAM: &str = "rows of it are of a stream that the table's commits do not count";
+
 /// Rows of one file.
 struct FileLeaves {
     rows: u64,
-    leaves: Vec<(String, u64, Hash)>,
+    /// By stream, as the rows name it.
+    leaves: BTreeMap<String, Vec<(u64, Hash)>>,
     /// Those that say another segment than the commits.
     misplaced: Vec<u64>,
 }
@@ -232,6 +235,10 @@ impl Logs {
             log.check(audit, self, found, &own, (&named, &entry))
                 .await?;
         }
+        // Rows of a log that no commit counts.
+        for (_, _, file) in leaves.values().filter_map(|leaves| leaves.first()) {
+            audit.add([auditor.fault(&files[*file as usize].path, NO_STREAM)]);
+        }
         // A log whose table never heard of it.
         for log in logs.values() {
             audit.find(log.folder(), None, "the log's table does not know of it");
@@ -283,12 +290,15 @@ impl Logs {
                         let reason = "a row says another segment than the commits";
                         audit.find(object, Some(leaf), reason);
                     }
-                    for (stream, index, leaf) in read.leaves {
-                        let Ok(stream) = StreamName::parse(&stream) else {
+                    let file = u32::try_from(number).unwrap_or(u32::MAX);
+                    for (name, found) in read.leaves {
+                        let stream = StreamName::parse(&name).ok();
+                        let Some(stream) = stream.filter(|stream| stream.as_str() == name) else {
+                            audit.add([auditor.fault(&files[number].path, NO_STREAM)]);
                             continue;
                         };
-                        let file = u32::try_from(number).unwrap_or(u32::MAX);
-                        leaves.entry(stream).or_default().push((index, leaf, file));
+                        let found = found.into_iter().map(|(index, leaf)| (index, leaf, file));
+                        leaves.entry(stream).or_default().extend(found);
                     }
                 }
             }
@@ -334,7 +344,7 @@ fn note(
 fn leaves_of(batches: &[RecordBatch], state: &TableState) -> Option<FileLeaves> {
     let mut read = FileLeaves {
         rows: 0,
-        leaves: Vec::new(),
+        leaves: BTreeMap::new(),
         misplaced: Vec::new(),
     };
     let mut segment = LastSegment::default();
@@ -352,7 +362,13 @@ fn leaves_of(batches: &[RecordBatch], state: &TableState) -> Option<FileLeaves> 
             if !segment.has(state, (&row, number)) {
                 read.misplaced.push(number);
             }
-            read.leaves.push((row.stream.to_owned(), number, leaf));
+            match read.leaves.get_mut(row.stream) {
+                Some(leaves) => leaves.push((number, leaf)),
+                None => {
+                    let first = vec![(number, leaf)];
+                    read.leaves.insert(row.stream.to_owned(), first);
+                }
+            }
         }
     }
     Some(read)

@@ -29,18 +29,24 @@ use catalog::ids::{CorrelationId, PolicyVersion, RecordId, StreamName, TenantId}
 use catalog::policy::RetentionClass;
 
 use super::batch::QuarantineRow;
-use super::stored::StoredRecord;
-use super::view::{Names, NoName, PromotedView, RecordView};
+use super::stored::{OPTIONAL_TEXTS, StoredRecord};
+use super::view::{Doubled, Entries, Names, NoName, PromotedView, RecordView, sort, spelt};
 
 const VERSION: u8 = 1;
 const RECORDS: u8 = 1;
 const QUARANTINE: u8 = 2;
 /// Bytes that the smallest row takes: presence, record id and one instant.
 const ROW_BYTES_MIN: usize = 28;
-/// Bytes that a usual row takes, to begin with.
-const ROW_BYTES: usize = 1_280;
+/// Bytes that a usual row of quarantine takes, to begin with.
+const ASIDE_BYTES: usize = 1_280;
+/// Bytes of a record's row that are always there, and of the leaf index.
+const FIXED_BYTES: usize = 4 + 16 + 8 + 8 + 16 + 8;
+/// Bytes of a number at most.
+const NUMBER_BYTES_MAX: usize = 5;
+/// Bytes that a text takes besides its own, at most: its length, and whether there is one.
+const TEXT_BYTES_MORE_MAX: usize = NUMBER_BYTES_MAX + 1;
 /// Columns of a record that are text or nothing.
-const TEXTS: usize = 16;
+const TEXTS: usize = OPTIONAL_TEXTS;
 const LABELS: u32 = 1 << TEXTS;
 const LEAF_INDEX: u32 = 1 << (TEXTS + 1);
 const RECORD_BITS: u32 = (LEAF_INDEX << 1) - 1;
@@ -54,7 +60,8 @@ pub struct Malformed;
 
 /// The bytes of a frame of records.
 pub fn encode_records<R: Borrow<StoredRecord>>(rows: &[R]) -> Vec<u8> {
-    let mut out = begin(RECORDS, rows.len());
+    let bytes = rows.iter().map(|row| record_bytes(row.borrow())).sum();
+    let mut out = begin(RECORDS, rows.len(), bytes);
     rows.iter()
         .for_each(|row| push_record(&mut out, row.borrow()));
     out
@@ -89,7 +96,7 @@ pub(crate) fn view_records<'b>(
 
 /// The bytes of a frame of quarantine.
 pub fn encode_quarantine(rows: &[QuarantineRow]) -> Vec<u8> {
-    let mut out = begin(QUARANTINE, rows.len());
+    let mut out = begin(QUARANTINE, rows.len(), rows.len() * ASIDE_BYTES);
     rows.iter().for_each(|row| push_aside(&mut out, row));
     out
 }
@@ -102,32 +109,23 @@ pub fn decode_quarantine(bytes: &[u8]) -> Result<Vec<QuarantineRow>, Malformed> 
     rows(bytes, QUARANTINE, Reader::aside)
 }
 
-fn begin(kind: u8, rows: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(rows.saturating_mul(ROW_BYTES));
+/// A frame with room for rows of so many bytes. Those of records are kept as long as the rows are on their way: what is
+/// reserved is what they need, and nothing of them is left behind where a smaller buffer was.
+fn begin(kind: u8, rows: usize, bytes: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes + 2 + NUMBER_BYTES_MAX);
     out.extend([VERSION, kind]);
     push_number(&mut out, rows);
     out
 }
 
+/// Bytes that a row takes at most.
+fn record_bytes(row: &StoredRecord) -> usize {
+    let texts = row.texts().map(|text| text.len() + TEXT_BYTES_MORE_MAX);
+    FIXED_BYTES + 3 * NUMBER_BYTES_MAX + texts.sum::<usize>()
+}
+
 fn push_record(out: &mut Vec<u8>, row: &StoredRecord) {
-    let texts: [&Option<String>; TEXTS] = [
-        &row.action,
-        &row.resource_type,
-        &row.resource_id,
-        &row.actor_type,
-        &row.actor_id,
-        &row.trace_id,
-        &row.span_id,
-        &row.purpose,
-        &row.context,
-        &row.extras,
-        &row.schema_version,
-        &row.policy_version,
-        &row.idempotency_key,
-        &row.segment_id,
-        &row.payload_hash,
-        &row.key_digest,
-    ];
+    let texts = row.optional_texts();
     let mut presence = bits(texts.iter().map(|text| text.is_some()));
     if row.labels.is_some() {
         presence |= LABELS;
@@ -252,8 +250,6 @@ fn rows<'b, R>(
         Err(Malformed)
     }
 }
-
-type TextMap<'b> = Vec<(&'b str, Option<&'b str>)>;
 
 /// What is still to be read.
 struct Reader<'b>(&'b [u8]);
@@ -425,31 +421,30 @@ impl<'b> Reader<'b> {
         Ok(Timestamp::from_micros(i64::from_le_bytes(self.array()?)))
     }
 
-    /// A name that parsing folds was not written here.
     fn tenant(&mut self) -> Result<TenantId, Malformed> {
         let text = self.text()?;
-        let tenant = TenantId::from_stored(text).map_err(|_| Malformed)?;
-        (tenant.as_str() == text).then_some(tenant).ok_or(Malformed)
+        let parsed = TenantId::from_stored(text).ok();
+        spelt(parsed, TenantId::as_str, text).map_err(|NoName| Malformed)
     }
 
     fn stream(&mut self) -> Result<StreamName, Malformed> {
         let text = self.text()?;
-        let stream = StreamName::parse(text).map_err(|_| Malformed)?;
-        (stream.as_str() == text).then_some(stream).ok_or(Malformed)
+        let parsed = StreamName::parse(text).ok();
+        spelt(parsed, StreamName::as_str, text).map_err(|NoName| Malformed)
     }
 
     fn retention_class(&mut self) -> Result<RetentionClass, Malformed> {
         RetentionClass::parse(self.text()?).ok_or(Malformed)
     }
 
-    fn labels(&mut self, presence: u32) -> Result<Option<TextMap<'b>>, Malformed> {
+    fn labels(&mut self, presence: u32) -> Result<Option<Entries<'b, Option<&'b str>>>, Malformed> {
         if presence & LABELS == 0 {
             return Ok(None);
         }
-        (0..self.count()?)
-            .map(|_| Ok((self.text()?, self.option()?)))
-            .collect::<Result<_, _>>()
-            .map(Some)
+        let labels = (0..self.count()?).map(|_| Ok((self.text()?, self.option()?)));
+        let mut labels: Entries<'b, _> = labels.collect::<Result<_, _>>()?;
+        sort(&mut labels).map_err(|Doubled| Malformed)?;
+        Ok(Some(labels))
     }
 
     fn promoted(&mut self) -> Result<Vec<PromotedView<'b>>, Malformed> {
@@ -464,10 +459,11 @@ impl<'b> Reader<'b> {
         Ok(promoted)
     }
 
-    fn sealed_fields(&mut self) -> Result<Vec<(&'b str, &'b str)>, Malformed> {
-        (0..self.count()?)
-            .map(|_| Ok((self.text()?, self.text()?)))
-            .collect()
+    fn sealed_fields(&mut self) -> Result<Entries<'b, &'b str>, Malformed> {
+        let sealed = (0..self.count()?).map(|_| Ok((self.text()?, self.text()?)));
+        let mut sealed: Entries<'b, _> = sealed.collect::<Result<_, _>>()?;
+        sort(&mut sealed).map_err(|Doubled| Malformed)?;
+        Ok(sealed)
     }
 }
 
@@ -534,6 +530,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_frame_of_records_has_room_from_the_start(rows in prop::collection::vec(testing::stored(), 0..5)) {
+            let bytes: usize = rows.iter().map(record_bytes).sum();
+            prop_assert!(encode_records(&rows).len() <= bytes + 2 + NUMBER_BYTES_MAX);
+        }
+
         #[test]
         fn records_come_back(rows in prop::collection::vec(testing::stored(), 0..4)) {
             prop_assert!(decode_records(&encode_records(&rows)).unwrap() == rows);

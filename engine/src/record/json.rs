@@ -30,6 +30,8 @@ pub const VIOLATIONS_MAX: usize = 64;
 
 /// Bytes of a pointer in a report.
 const POINTER_BYTES_MAX: usize = 256;
+/// Bytes of a key that may be needed for one: an escape is at most six times as long as what it stands for.
+const KEY_BYTES_REPORTED_MAX: usize = 6 * (POINTER_BYTES_MAX + 4);
 
 /// Integers up to here (2^53) are all doubles.
 const EXACT_INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
@@ -168,10 +170,11 @@ impl Reader<'_> {
             self.expect(b':', "not JSON: a colon was expected")?;
             self.place.push(step);
             self.skip_space();
-            let value = self.value(depth)?;
-            if members.insert(key, value).is_some() {
+            if members.contains_key(&key) {
                 self.violation("key given more than once");
             }
+            let value = self.value(depth)?;
+            members.insert(key, value);
             self.place.pop();
             if self.is_last(b'}')? {
                 return Ok(Value::Object(members));
@@ -225,8 +228,13 @@ impl Reader<'_> {
     }
 
     fn string(&mut self) -> Result<String, Stop> {
-        self.at += 1;
         let mut text = String::new();
+        self.string_into(&mut text)?;
+        Ok(text)
+    }
+
+    fn string_into(&mut self, text: &mut String) -> Result<(), Stop> {
+        self.at += 1;
         loop {
             let run = self
                 .rest()
@@ -242,9 +250,9 @@ impl Reader<'_> {
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(text);
+                    return Ok(());
                 }
-                Some(b'\\') => self.escape(&mut text)?,
+                Some(b'\\') => self.escape(text)?,
                 Some(_) => {
                     return Err(self.stop("not JSON: a control character in text is not escaped"));
                 }
@@ -368,6 +376,9 @@ impl Reader<'_> {
         }
         let mut pointer = String::new();
         for step in &self.place {
+            if pointer.len() > POINTER_BYTES_MAX {
+                break;
+            }
             match *step {
                 Step::Key(at) => push_key(&mut pointer, &self.key_at(at)),
                 Step::Index(index) => push_index(&mut pointer, index),
@@ -376,15 +387,22 @@ impl Reader<'_> {
         self.violations.push(Violation::new(pointer, message));
     }
 
-    /// A key that was read, once more: reports are rarer than keys.
+    /// A key that was read, once more, as much of it as is reported: reports are rarer than keys.
     fn key_at(&self, at: usize) -> String {
+        let mut end = self.bytes.len().min(at + KEY_BYTES_REPORTED_MAX);
+        while end > at && self.bytes.get(end).is_some_and(|byte| byte & 0xC0 == 0x80) {
+            end -= 1;
+        }
         let mut reader = Reader {
-            bytes: self.bytes,
+            bytes: &self.bytes[..end],
             at,
             place: Vec::new(),
             violations: Vec::new(),
         };
-        reader.string().unwrap_or_default()
+        let mut key = String::new();
+        // It ends where it was cut off, at the latest.
+        let _ = reader.string_into(&mut key);
+        key
     }
 
     fn stop(&mut self, message: &str) -> Stop {
@@ -633,6 +651,23 @@ mod tests {
             pointers(r#"{"a":1e400,"b":9007199254740993,"c":[1e400,x],"d":1e400}"#),
             ["/a", "/b", "/c/0", "/c/1"]
         );
+    }
+
+    #[test]
+    fn a_report_names_as_much_of_a_key_as_it_has_room_for() {
+        for (key, shown) in [
+            ("\\u00e9".repeat(100_000), "é".repeat(127)),
+            ("é".repeat(100_000), "é".repeat(127)),
+            ("a\\n".repeat(1_000), "a\n".repeat(127)),
+            ("~".repeat(1_000), "~0".repeat(127)),
+        ] {
+            let found = pointers(&format!("{{\"{key}\":[1e400,1e400]}}"));
+            assert_eq!(found.len(), 2);
+            assert!(found[0].starts_with(&format!("/{shown}")), "{}", found[0]);
+            assert!(found[0].ends_with('…'), "{}", found[0]);
+        }
+        assert_eq!(pointers(r#"{"a\u002fb":{"":1e400}}"#), ["/a~1b/"]);
+        assert_eq!(pointers(r#"{"a":1,"a":}"#), ["/a", "/a"]);
     }
 
     #[test]

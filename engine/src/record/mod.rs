@@ -28,13 +28,14 @@ pub mod stored;
 mod table_columns;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod view;
+mod view;
 
 pub use change::Secrets;
 pub use columns::{Columns, Row};
 pub use json::Violation;
 pub use parse::{AuditRecord, Refusal, Terms, parse};
 pub use redact::{Placement, Redactor};
-pub use rows::{records_of, views_of};
+pub use rows::records_of;
+pub(crate) use rows::views_of;
 pub use stored::{Promoted, StoredRecord};
-pub use view::RecordView;
+pub(crate) use view::RecordView;

@@ -16,7 +16,7 @@ use catalog::ids::RecordId;
 use super::layout::{Entry, Layout};
 use super::schema;
 use super::stored::StoredRecord;
-use super::view::{Names, NoName, PromotedView, RecordView};
+use super::view::{Doubled, Entries, Names, NoName, PromotedView, RecordView, sort};
 
 /// A row that holds no record as it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +49,7 @@ pub fn records_of(batch: &RecordBatch) -> Result<Vec<StoredRecord>, Unreadable> 
 ///
 /// # Errors
 /// As [`records_of`], but for names.
-pub fn views_of(
+pub(crate) fn views_of(
     batch: &RecordBatch,
 ) -> Result<impl Iterator<Item = Result<RecordView<'_>, Unreadable>>, Unreadable> {
     let columns = Columns::of(batch)?;
@@ -91,9 +91,6 @@ struct Columns<'b> {
 /// A column of text.
 #[derive(Clone, Copy)]
 struct Text<'b>(&'b StringArray);
-
-/// What a map has in a row.
-type Entries<'b, V> = Vec<(&'b str, V)>;
 
 /// A column of maps.
 #[derive(Clone, Copy)]
@@ -175,7 +172,7 @@ impl<'b> Columns<'b> {
             trace_id: self.trace_id.get(row),
             span_id: self.span_id.get(row),
             purpose: self.purpose.get(row),
-            labels: self.labels(row)?,
+            labels: self.labels.entries(row, Ok)?,
             context: self.context.get(row),
             extras: self.extras.get(row),
             schema_version: self.schema_version.get(row),
@@ -196,15 +193,6 @@ impl<'b> Columns<'b> {
             key_digest: self.key_digest.get(row),
             leaf_layout,
         })
-    }
-
-    /// In the order of their keys, whatever order the column has them in.
-    fn labels(&self, row: usize) -> Result<Option<Entries<'b, Option<&'b str>>>, Unreadable> {
-        let mut labels = self.labels.entries(row, Ok)?;
-        if let Some(labels) = labels.as_mut().filter(|labels| !labels.is_sorted()) {
-            labels.sort();
-        }
-        Ok(labels)
     }
 
     fn salt(&self, row: usize) -> Result<[u8; schema::SALT_BYTES], Unreadable> {
@@ -281,7 +269,9 @@ impl<'b> Maps<'b> {
         let (keys, values) = (Text(self.keys), Text(self.values));
         let entries = (at(row)..at(row + 1))
             .map(|entry| Ok((keys.required(entry)?, value(values.get(entry))?)));
-        entries.collect::<Result<_, _>>().map(Some)
+        let mut entries: Entries<'b, V> = entries.collect::<Result<_, _>>()?;
+        sort(&mut entries).map_err(|Doubled| malformed())?;
+        Ok(Some(entries))
     }
 }
 

@@ -58,7 +58,58 @@ pub struct Promoted {
     pub value: Option<String>,
 }
 
+/// How many columns are text or nothing.
+pub(super) const OPTIONAL_TEXTS: usize = 16;
+
 impl StoredRecord {
+    /// The columns that are text or nothing, in the order in which a frame has them.
+    pub(super) fn optional_texts(&self) -> [&Option<String>; OPTIONAL_TEXTS] {
+        [
+            &self.action,
+            &self.resource_type,
+            &self.resource_id,
+            &self.actor_type,
+            &self.actor_id,
+            &self.trace_id,
+            &self.span_id,
+            &self.purpose,
+            &self.context,
+            &self.extras,
+            &self.schema_version,
+            &self.policy_version,
+            &self.idempotency_key,
+            &self.segment_id,
+            &self.payload_hash,
+            &self.key_digest,
+        ]
+    }
+
+    /// All texts that the record has, keys and pointers among them.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        let names = [
+            self.tenant_id.as_str(),
+            self.stream.as_str(),
+            self.retention_class.as_str(),
+            self.leaf_layout.as_str(),
+        ];
+        let columns = self.optional_texts().into_iter().flatten();
+        let labels = self.labels.iter().flatten();
+        let labels = labels.flat_map(|(key, value)| [Some(key.as_str()), value.as_deref()]);
+        let promoted = self.promoted.iter().flat_map(|promoted| {
+            let Promoted {
+                column,
+                pointer,
+                value,
+            } = promoted;
+            [Some(column.as_str()), Some(pointer), value.as_deref()]
+        });
+        let sealed = self.sealed_fields.iter();
+        let sealed = sealed.flat_map(|(pointer, value)| [pointer.as_str(), value]);
+        let columns = columns.map(String::as_str);
+        let maps = labels.chain(promoted).flatten().chain(sealed);
+        names.into_iter().chain(columns).chain(maps)
+    }
+
     /// The redacted record in the shape it was sent in, as RFC 8785 text: what quarantine keeps of a payload.
     ///
     /// # Errors

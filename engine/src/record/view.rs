@@ -12,47 +12,65 @@ use catalog::policy::RetentionClass;
 use super::schema::SALT_BYTES;
 use super::stored::{Promoted, StoredRecord};
 
-/// One row of a table of records, borrowed. Its names are as they lie there, and were not checked.
-#[derive(Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the schema describes each column once")]
-pub struct RecordView<'r> {
-    pub tenant_id: &'r str,
-    pub record_id: RecordId,
-    pub created_at: Timestamp,
-    pub ingested_at: Timestamp,
-    pub stream: &'r str,
-    pub retention_class: &'r str,
-    pub action: Option<&'r str>,
-    pub resource_type: Option<&'r str>,
-    pub resource_id: Option<&'r str>,
-    pub actor_type: Option<&'r str>,
-    pub actor_id: Option<&'r str>,
-    pub trace_id: Option<&'r str>,
-    pub span_id: Option<&'r str>,
-    pub purpose: Option<&'r str>,
-    pub labels: Option<Vec<(&'r str, Option<&'r str>)>>,
-    pub context: Option<&'r str>,
-    pub extras: Option<&'r str>,
-    pub schema_version: Option<&'r str>,
-    pub policy_version: Option<&'r str>,
-    pub idempotency_key: Option<&'r str>,
-    pub promoted: Vec<PromotedView<'r>>,
-    pub leaf_index: Option<i64>,
-    pub segment_id: Option<&'r str>,
-    pub salt: [u8; SALT_BYTES],
-    pub sealed_fields: Vec<(&'r str, &'r str)>,
-    pub payload_hash: Option<&'r str>,
-    pub key_digest: Option<&'r str>,
-    pub leaf_layout: &'r str,
+/// One row of a table of records, borrowed. Its names are as they lie there, and were not checked; labels and sealed
+/// fields are in the order of their keys.
+pub(crate) struct RecordView<'r> {
+    pub(crate) tenant_id: &'r str,
+    pub(crate) record_id: RecordId,
+    pub(crate) created_at: Timestamp,
+    pub(crate) ingested_at: Timestamp,
+    pub(crate) stream: &'r str,
+    pub(crate) retention_class: &'r str,
+    pub(crate) action: Option<&'r str>,
+    pub(crate) resource_type: Option<&'r str>,
+    pub(crate) resource_id: Option<&'r str>,
+    pub(crate) actor_type: Option<&'r str>,
+    pub(crate) actor_id: Option<&'r str>,
+    pub(crate) trace_id: Option<&'r str>,
+    pub(crate) span_id: Option<&'r str>,
+    pub(crate) purpose: Option<&'r str>,
+    pub(crate) labels: Option<Entries<'r, Option<&'r str>>>,
+    pub(crate) context: Option<&'r str>,
+    pub(crate) extras: Option<&'r str>,
+    pub(crate) schema_version: Option<&'r str>,
+    pub(crate) policy_version: Option<&'r str>,
+    pub(crate) idempotency_key: Option<&'r str>,
+    pub(crate) promoted: Vec<PromotedView<'r>>,
+    pub(crate) leaf_index: Option<i64>,
+    pub(crate) segment_id: Option<&'r str>,
+    pub(crate) salt: [u8; SALT_BYTES],
+    pub(crate) sealed_fields: Entries<'r, &'r str>,
+    pub(crate) payload_hash: Option<&'r str>,
+    pub(crate) key_digest: Option<&'r str>,
+    pub(crate) leaf_layout: &'r str,
 }
 
 /// A value in a column of its own, borrowed.
-#[derive(Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "as in `Promoted`")]
-pub struct PromotedView<'r> {
-    pub column: &'r str,
-    pub pointer: Cow<'r, str>,
-    pub value: Option<&'r str>,
+pub(crate) struct PromotedView<'r> {
+    pub(crate) column: &'r str,
+    pub(crate) pointer: Cow<'r, str>,
+    pub(crate) value: Option<&'r str>,
+}
+
+/// What a map has in a row.
+pub(super) type Entries<'r, V> = Vec<(&'r str, V)>;
+
+/// A key stands twice in a map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Doubled;
+
+/// Brings entries into the order of their keys, in which they mostly are.
+pub(super) fn sort<V>(entries: &mut [(&str, V)]) -> Result<(), Doubled> {
+    let is_before = |one: &(&str, V), next: &(&str, V)| one.0 < next.0;
+    if entries.is_sorted_by(is_before) {
+        return Ok(());
+    }
+    entries.sort_by_key(|(key, _)| *key);
+    if entries.is_sorted_by(is_before) {
+        Ok(())
+    } else {
+        Err(Doubled)
+    }
 }
 
 /// A name in a row is none.
@@ -141,7 +159,7 @@ impl PromotedView<'_> {
 
 impl StoredRecord {
     /// The record where it lies.
-    pub fn view(&self) -> RecordView<'_> {
+    pub(crate) fn view(&self) -> RecordView<'_> {
         let labels = self.labels.as_ref().map(|labels| {
             let labels = labels.iter();
             labels
@@ -189,8 +207,7 @@ impl StoredRecord {
     }
 }
 
-/// The name that was there before if the text is the same, or the one that the text is. A name that parsing folds was
-/// not written here.
+/// The name that was there before if the text is the same, or the one that the text is.
 fn again<T: Clone>(
     before: &mut Option<T>,
     as_str: impl Fn(&T) -> &str,
@@ -202,8 +219,17 @@ fn again<T: Clone>(
     {
         return Ok(before.clone());
     }
-    let name = parse(text).filter(|name| as_str(name) == text);
-    Ok(before.insert(name.ok_or(NoName)?).clone())
+    let name = spelt(parse(text), as_str, text)?;
+    Ok(before.insert(name).clone())
+}
+
+/// The name that a text was parsed as, if it is spelt so: one that parsing folds was not written here.
+pub(super) fn spelt<T>(
+    parsed: Option<T>,
+    as_str: impl Fn(&T) -> &str,
+    text: &str,
+) -> Result<T, NoName> {
+    parsed.filter(|name| as_str(name) == text).ok_or(NoName)
 }
 
 /// Says which record, and nothing of what it holds.

@@ -6,6 +6,7 @@
 //!                                     \--tile-->  Edge     (the log as it is published, and the proofs from it)
 //! root  --checkpoint, note-->  a text that the tenant's key signs
 //! leaves of an hour  --segment-->  a seal that the tenant's key signs
+//! leaves of an append  --promise-->  what their senders are answered
 //! ```
 //! Invariant: everything here is pure. A leaf depends on nothing but the columns of its row, so that it can be made again
 //! from the table at any time, and is the same whatever batch, file or segment the row is in.
@@ -16,15 +17,18 @@ pub mod leaf;
 pub mod merkle;
 pub mod note;
 pub mod opened;
+pub mod promise;
 pub mod segment;
 pub mod tile;
 pub mod witness;
 
 pub use checkpoint::{Checkpoint, Origin, SignedCheckpoint, Unsigned};
 pub use cosignature::WitnessKey;
-pub use leaf::{Unsealable, leaf_hash, leaf_hash_of};
+pub(crate) use leaf::leaf_hash_of;
+pub use leaf::{Unsealable, leaf_hash};
 pub use merkle::{Frontier, Group, Hash, verify_consistency, verify_path};
 pub use opened::OpenedLeaf;
+pub use promise::{GroupHead, Promised, Unpromised, promised};
 pub use segment::{OpenSegment, Owner, Segment, SegmentSeal, segment_of};
 pub use tile::{Edge, TileId};
 

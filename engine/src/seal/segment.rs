@@ -386,7 +386,6 @@ impl SegmentSeal {
     }
 }
 
-/// The system tenant has logs too, though no name that anybody may send.
 fn stored_stream<'de, D: Deserializer<'de>>(deserializer: D) -> Result<StreamName, D::Error> {
     let text = String::deserialize(deserializer)?;
     StreamName::parse(&text).map_err(serde::de::Error::custom)

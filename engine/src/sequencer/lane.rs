@@ -8,7 +8,7 @@ use catalog::keys::EpochKey;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::wal::{Payload, Source};
+use crate::wal::Source;
 
 use super::lanes::Berths;
 use super::pending::{Group, Mark, Pending, Reply, Waiting};
@@ -230,21 +230,19 @@ impl<F: Freight> Writer<'_, F> {
     async fn make_durable(&self, works: Vec<F::Work>) -> Result<Durable<F>, LaneError> {
         let Plan {
             rows,
+            payload,
             answers,
             memo,
         } = self.freight.plan(&self.opened.berth, works).await?;
         let mut durable: Durable<F> = Durable {
             rows,
             answers,
-            bytes: 0,
+            bytes: payload.len(),
             mark: None,
         };
         if durable.rows.len() == 0 {
             return Ok(durable);
         }
-        let (rows, payload) = encoded::<F>(durable.rows).await?;
-        durable.rows = rows;
-        durable.bytes = payload.len();
         let waiting = self.opened.pending.bytes();
         if waiting > 0 && waiting + payload.len() > self.sequencer.settings.tenant_bytes_max {
             tracing::warn!(tenant = %self.opened.berth.tenant, table = F::TABLE.name(),
@@ -279,19 +277,4 @@ struct Durable<F: Freight> {
     answers: Vec<F::Answer>,
     bytes: usize,
     mark: Option<Mark>,
-}
-
-/// Rows that are encoded without leaving the task.
-const ROWS_INLINE_MAX: usize = 1_024;
-
-async fn encoded<F: Freight>(rows: F::Rows) -> Result<(F::Rows, Payload), LaneError> {
-    if rows.len() <= ROWS_INLINE_MAX {
-        let payload = F::encode(&rows);
-        return Ok((rows, payload));
-    }
-    let encoding = tokio::task::spawn_blocking(move || {
-        let payload = F::encode(&rows);
-        (rows, payload)
-    });
-    encoding.await.map_err(|_| LaneError::Unavailable)
 }

@@ -44,12 +44,13 @@ use tokio::runtime::Handle;
 
 use crate::seal::Hash;
 use crate::table::{self, Table, TableKind, TableState, Tables};
-use crate::wal::{Payload, Wal};
+use crate::wal::Wal;
 
 use self::journal::Journal;
 pub(crate) use self::lanes::Lanes;
 use self::tree::NoTree;
 pub(crate) use self::tree::Tree;
+pub(crate) use crate::wal::Payload;
 
 /// When a write is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,9 +205,6 @@ pub(crate) trait Freight: Send + Sync + Sized + 'static {
     /// Remembers a group that is durable.
     fn advance(&self, memo: Self::Memo);
 
-    /// The rows of one group as one payload of the log.
-    fn encode(rows: &Self::Rows) -> Payload;
-
     /// The rows of a payload.
     fn decode(payload: Payload) -> Option<Self::Rows>;
 
@@ -240,6 +238,8 @@ pub(crate) trait Cargo: Default + Send + Sync + 'static {
 /// A decided group.
 pub(crate) struct Plan<F: Freight> {
     pub(crate) rows: F::Rows,
+    /// The rows as the log is to have them; nothing of it matters if there are none.
+    pub(crate) payload: Payload,
     pub(crate) answers: Vec<F::Answer>,
     pub(crate) memo: F::Memo,
 }

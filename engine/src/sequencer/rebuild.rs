@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
+use catalog::ids::StreamName;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::{PhysicalExpr, expressions};
@@ -92,6 +93,9 @@ fn leaves_of(batch: &RecordBatch, stream: &str) -> Option<Vec<(i64, Hash)>> {
         let row = row.ok()?;
         if row.stream == stream {
             leaves.push((number?, leaf_hash_of(&row).ok()?));
+        } else {
+            // A name that is none is no other stream's either.
+            StreamName::parse(row.stream).ok()?;
         }
     }
     Some(leaves)

@@ -30,6 +30,8 @@ use super::source::{Fields, Source};
 pub(super) const MARKER: [u8; 4] = *b"THWF";
 /// Bytes before a frame's body.
 const PREFIX_LEN: usize = 12;
+/// Bytes that a frame of data has besides the ciphertext, about.
+pub(super) const DATA_OVERHEAD: usize = 128;
 /// More than the frame, and its key frame, take beside the payload.
 pub(super) const FRAME_OVERHEAD_MAX: u64 = 2048;
 
@@ -106,8 +108,8 @@ impl<'a> Encoder<'a> {
     }
 
     /// Makes room for so many bytes more.
-    pub(super) fn reserve(&mut self, bytes: u64) {
-        self.bytes.reserve(usize::try_from(bytes).unwrap_or(0));
+    pub(super) fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
     }
 
     pub(super) fn data(&mut self, frame: &SealedFrame, key_number: u32) {

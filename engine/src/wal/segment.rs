@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use catalog::keys::SecretKey;
 
-use super::frame::{Encoder, FRAME_OVERHEAD_MAX, HEADER_LEN, Header};
+use super::frame::{DATA_OVERHEAD, Encoder, HEADER_LEN, Header};
 use super::sealed::{SealedFrame, SealedKey};
 use super::source::Source;
 use crate::disk::{Disk, DiskFile};
@@ -164,9 +164,8 @@ pub(super) fn lay_out(
     frames: &[SealedFrame],
 ) -> Places {
     let mut places = Vec::with_capacity(frames.len());
-    let bytes = frames.iter().map(|frame| frame.ciphertext.len() as u64);
-    let bytes = bytes.map(|bytes| bytes + FRAME_OVERHEAD_MAX).sum();
-    encoder.reserve(bytes);
+    let bytes = frames.iter().map(|frame| frame.ciphertext.len());
+    encoder.reserve(bytes.map(|bytes| bytes + DATA_OVERHEAD).sum());
     for frame in frames {
         let number = match numbers.get(&frame.key.sealed) {
             Some(number) => *number,

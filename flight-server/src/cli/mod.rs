@@ -9,6 +9,7 @@ mod key;
 mod operator;
 mod output;
 mod policy;
+mod promise;
 mod quarantine;
 mod receipt;
 mod repair;

@@ -11,12 +11,12 @@ use catalog::keys::{PublicKeys, SigningKeyId, Unproven, strangers};
 use catalog::tenant::TenantRecord;
 use engine::proof::{self, Audit, ConsistencyProof, RecordProof};
 use engine::seal::note::Note;
-use engine::seal::{SignedCheckpoint, Unsigned, WitnessKey};
+use engine::seal::{SignedCheckpoint, Unpromised, Unsigned, WitnessKey};
 use serde_json::json;
 
 use super::operator::{self, Operator};
 use super::receipt::read;
-use super::{ingest, receipt, say};
+use super::{ingest, promise, receipt, say};
 use crate::config::{self, Config};
 use crate::service::Service;
 
@@ -89,6 +89,11 @@ enum Verb {
         #[command(flatten)]
         witnesses: Witnesses,
     },
+    /// Check what the sender of a record was promised, and that the log has kept it
+    #[command(
+        after_help = "Example:\n  trailhouse verify promise receipt.json --process-key process.json --jwks acme.jwks --proof record.json"
+    )]
+    Promise(promise::Check),
     /// Check a receipt against the tenant's public keys, and a result against the receipt
     #[command(
         after_help = "Example:\n  trailhouse verify receipt receipt.json --jwks acme.jwks --data result.arrow"
@@ -194,6 +199,17 @@ pub enum Error {
     /// A record's proof.
     #[error("not verified: {0}")]
     Proof(#[from] proof::Unproven),
+    /// A promise.
+    #[error("not verified: {0}")]
+    Promise(#[from] Unpromised),
+    /// A process key's statement that is none.
+    #[error("not verified: {0}")]
+    Statement(#[source] Unproven),
+    /// A promise that was not kept.
+    #[error(
+        "not verified: the log has another record, or another value of it, where this one was promised"
+    )]
+    Broken,
     /// A checkpoint.
     #[error("not verified: {0}")]
     Checkpoint(#[from] Unsigned),
@@ -318,6 +334,7 @@ pub(super) async fn run(
                 "verified: all {count} key(s) were kept, or are introduced by one that was"
             ));
         }
+        Verb::Promise(check) => promise::verify(check)?,
         Verb::Receipt(check) => receipt::verify(check)?,
     }
     Ok(())

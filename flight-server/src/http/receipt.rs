@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use catalog::clock::Timestamp;
 use catalog::ids::{PolicyVersion, RecordId, StreamName, TenantId};
 use catalog::schema::SchemaVersion;
 use engine::ingest::{Outcome, Promise, Receipt};
@@ -10,8 +11,8 @@ use serde::{Serialize, Serializer};
 
 use crate::problem::Problem;
 
-/// Characters of a hash in unpadded base64url.
-const HASH_CHARS: usize = 43;
+/// Characters of a signature in unpadded base64url; a hash has half as many.
+const CHARS_MAX: usize = 86;
 
 /// One record's answer.
 #[derive(Debug)]
@@ -93,42 +94,53 @@ impl Serialize for Stored {
     }
 }
 
-/// The promise of the group that the record was made durable with; hashes are unpadded base64url.
+/// The promise of the group that the record was made durable with ([`engine::seal::promise`]).
 struct Integrity<'r>(&'r Promise);
 
 impl Serialize for Integrity<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
-        struct Shown {
-            root: Hash,
-            prev: Option<Hash>,
-            sig: (),
-            leaf: Option<Hash>,
-            index: usize,
+        #[serde(rename_all = "camelCase")]
+        struct Shown<'r> {
+            first_leaf: u64,
             size: u64,
-            path: Vec<Hash>,
+            root: Bytes<'r>,
+            prev: Option<Bytes<'r>>,
+            signed_at: Option<Timestamp>,
+            key: Option<&'r str>,
+            sig: Option<Bytes<'r>>,
+            leaf: Option<Bytes<'r>>,
+            index: usize,
+            path: Vec<Bytes<'r>>,
         }
         let promise = self.0;
+        let (root, prev, leaf) = (promise.root(), promise.prev(), promise.leaf());
+        let (path, signed) = (promise.path(), promise.signed());
         Shown {
-            root: Hash(promise.root()),
-            prev: promise.prev().map(Hash),
-            sig: (),
-            leaf: promise.leaf().map(Hash),
-            index: promise.index(),
+            first_leaf: promise.first(),
             size: promise.size(),
-            path: promise.path().into_iter().map(Hash).collect(),
+            root: Bytes(&root),
+            prev: prev.as_ref().map(|prev| Bytes(prev)),
+            signed_at: signed.map(|signed| signed.at),
+            key: signed.map(|signed| &*signed.key),
+            sig: signed.map(|signed| Bytes(&signed.signature)),
+            leaf: leaf.as_ref().map(|leaf| Bytes(leaf)),
+            index: promise.index(),
+            path: path.iter().map(|hash| Bytes(hash)).collect(),
         }
         .serialize(serializer)
     }
 }
 
-struct Hash([u8; 32]);
+/// A hash or a signature in unpadded base64url.
+struct Bytes<'r>(&'r [u8]);
 
-impl Serialize for Hash {
+impl Serialize for Bytes<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut text = [0; HASH_CHARS];
+        let mut text = [0; CHARS_MAX];
         let written = URL_SAFE_NO_PAD.encode_slice(self.0, &mut text);
-        written.map_err(serde::ser::Error::custom)?;
-        serializer.serialize_str(std::str::from_utf8(&text).map_err(serde::ser::Error::custom)?)
+        let written = written.map_err(serde::ser::Error::custom)?;
+        let text = std::str::from_utf8(&text[..written]);
+        serializer.serialize_str(text.map_err(serde::ser::Error::custom)?)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! GET /v1/keys                              the public halves of the tenant's signing keys, a JSON Web Key Set
+//! GET /v1/keys/process/<name>               the statement of a process key, by the name that a promise has of it
 //! GET /v1/receipts/<id>                     the receipt of this name
 //! GET /v1/receipts?correlation=<id>         {"receipts": [..]} of a request of the last day, the newest first
 //! ```
@@ -33,6 +34,24 @@ pub(super) async fn keys(
         let keys = &listener.service.keys;
         let keys = keys.public_keys(&decision.tenant, &decision.silo).await;
         Ok(keys.map_err(query::Error::from)?.to_json())
+    };
+    answer(told.await, &caller)
+}
+
+/// The statement of a process key.
+pub(super) async fn process_key(
+    State(listener): State<Listener>,
+    Extension(caller): Extension<Arc<Admitted>>,
+    Path(name): Path<String>,
+) -> Response {
+    let told = async {
+        let permit = allow(&listener, &caller).await?;
+        let decision = permit.decision();
+        let keys = &listener.service.keys;
+        let found = keys.process_key_statement(&decision.tenant, &decision.silo, &name);
+        let found = found.await.map_err(query::Error::from)?;
+        let missing = || Problem::new(Slug::NotFound, "there is no such process key");
+        Ok(json!(found.ok_or_else(missing)?))
     };
     answer(told.await, &caller)
 }

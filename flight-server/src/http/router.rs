@@ -91,6 +91,7 @@ pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
                 .route("/proof/inclusion", reads(get(integrity::inclusion))),
         )
         .route("/v1/keys", reads(get(receipts::keys)))
+        .route("/v1/keys/process/{name}", reads(get(receipts::process_key)))
         .route("/v1/receipts", reads(get(receipts::of_request)))
         .route("/v1/receipts/{id}", reads(get(receipts::one)))
         .route("/v1/query/plan", reads(post(plans::plan)))
@@ -143,6 +144,7 @@ fn route(path: &str) -> &'static str {
         "/v1/keys" => "keys",
         "/v1/receipts" => "receipts",
         "/v1/query/plan" => "plan",
+        path if path.starts_with("/v1/keys/") => "keys",
         path if path.starts_with("/v1/receipts/") => "receipts",
         path if path.starts_with("/v1/audit/integrity/") => "integrity",
         path if path.starts_with("/v1/audit/records/") => "record-proof",

@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
 use super::{Enrolled, KeyRing, Place, RACES_MAX};
 use crate::clock::Timestamp;
 use crate::documents::DocumentError;
@@ -60,6 +58,26 @@ impl KeyRing {
                 "the process key is about to end, and was not renewed",
             ))
         }
+    }
+
+    /// What says whose process key it is that goes by this name, if one of the tenant's does.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn process_key_statement(
+        &self,
+        tenant: &TenantId,
+        silo: &SiloId,
+        name: &str,
+    ) -> Result<Option<KeyStatement>, KeyError> {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if name.len() != 64 || !name.bytes().all(is_digit) {
+            return Ok(None);
+        }
+        let Enrolled { documents, .. } = self.enrolled(&Place::new(tenant, silo))?;
+        let document = documents.get(PROCESS_KEYS, name, 1).await?;
+        let document = document.as_ref();
+        document.map(|document| stored::parse(document)).transpose()
     }
 
     /// Signs a message with the tenant's signing key itself, and says which version of it and its public half. It asks the
@@ -166,11 +184,9 @@ impl KeyRing {
         let about = (&place.tenant, &place.silo);
         let statement = KeyStatement::unsigned(about, &pair, lasts, &keys.signing);
         let signature = self.kms.sign(&keys.signing, &statement.message()).await?;
-        let statement = statement.signed(signature);
-        let name = Sha256::digest(ProcessKey::public(&pair));
-        let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
-        let document = stored::json(&statement)?;
-        documents.put(PROCESS_KEYS, &name, 1, document).await?;
-        Ok(ProcessKey::new(pair, statement))
+        let key = ProcessKey::new(pair, statement.signed(signature));
+        let document = stored::json(key.statement())?;
+        documents.put(PROCESS_KEYS, key.name(), 1, document).await?;
+        Ok(key)
     }
 }
