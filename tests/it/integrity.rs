@@ -1,5 +1,6 @@
 //! Proofs: what a tenant takes away checks without the server, and nobody else's business is in it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use catalog::ids::{SiloId, TenantId};
 use catalog::keys::{KeyStatement, PublicKeys};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::collect;
-use engine::proof::{ConsistencyProof, Finding, RecordProof, Unproven};
+use engine::proof::{About, Audit, AuditedFiles, ConsistencyProof, Finding, RecordProof, Unproven};
 use engine::seal::{SignedCheckpoint, TileId, Unsigned, promised};
 use engine::table::{AppendOutcome, ScanRequest, TableKind};
 use serde_json::{Value, json};
@@ -228,11 +229,80 @@ async fn rows_that_no_log_has_are_found() {
     let written = written.await.unwrap();
     assert!(matches!(written, AppendOutcome::Committed { .. }));
     let permit = world.operator::<TenantAdmin>("acme").await;
-    let about = (&silo, &own, &[][..]);
+    let about = About {
+        silo: &silo,
+        keys: &own,
+        kept: &[],
+        files: None,
+    };
     let audit = world.service.logs.audit(&permit, about, |_, _| {}).await;
     let found = audit.unwrap().findings;
     let is_named = |finding: &Finding| finding.object.starts_with("tenants/acme/audit/records/");
     assert!(found.iter().any(is_named), "{found:?}");
+    world.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_that_was_interrupted_goes_on_where_it_was() {
+    let world = world(5).await;
+    add(&world, 5..9).await;
+    let (tenant, silo) = (
+        TenantId::parse("acme").unwrap(),
+        SiloId::parse("eu").unwrap(),
+    );
+    let own = keys(&world, "acme").await;
+    let path = world.folder().join("audit.ndjson");
+    let audit = async |resume: bool| {
+        let files = resume.then(|| AuditedFiles::open(&path, &tenant, &silo).unwrap());
+        let about = About {
+            silo: &silo,
+            keys: &own,
+            kept: &[],
+            files: files.as_ref(),
+        };
+        let permit = world.operator::<TenantAdmin>("acme").await;
+        let audit = world.service.logs.audit(&permit, about, |_, _| {}).await;
+        audit.unwrap()
+    };
+    while !audit(false).await.findings.is_empty() {
+        // Not everything is published yet.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let first = audit(true).await;
+    assert!(first.findings.is_empty(), "{:?}", first.findings);
+    assert!(first.files >= 3 && first.resumed == 0);
+    // As if it had been interrupted after two of them.
+    let kept = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<_> = kept.lines().collect();
+    std::fs::write(&path, lines[..3].join("\n") + "\n" + &lines[3][..9]).unwrap();
+    let second = audit(true).await;
+    assert!(second.findings.is_empty(), "{:?}", second.findings);
+    assert_eq!(
+        (second.resumed, second.rows),
+        (2, first.rows.max(second.rows))
+    );
+    let root = |audit: &Audit| {
+        let mut logs = audit.logs.iter();
+        let log = logs.find(|log| log.stream.as_str() == "audit.default");
+        log.unwrap().root.clone()
+    };
+    assert_eq!(root(&second), root(&first));
+    // What was read is not read again; what is gone is missed all the same.
+    let data = tests::files(&world.folder().join("eu/tenants/acme/audit/records"));
+    let is_data = |path: &&PathBuf| path.extension().is_some_and(|end| end == "parquet");
+    let file = data.iter().find(is_data).unwrap();
+    let bytes = std::fs::read(file).unwrap();
+    std::fs::write(file, vec![0; bytes.len()]).unwrap();
+    assert!(audit(true).await.findings.is_empty());
+    assert!(!audit(false).await.findings.is_empty());
+    std::fs::remove_file(file).unwrap();
+    let found = audit(true).await.findings;
+    assert!(
+        found
+            .iter()
+            .any(|found| found.reason.contains("is missing")),
+        "{found:?}"
+    );
     world.leave().await;
 }
 

@@ -10,7 +10,7 @@ use catalog::clock::{ManualClock, Timestamp};
 use catalog::guard::TenantAdmin;
 use catalog::ids::{SiloId, TenantId};
 use catalog::keys::PublicKeys;
-use engine::proof::Finding;
+use engine::proof::{About, Finding};
 use engine::seal::SegmentSeal;
 use serde_json::json;
 use tests::{Around, Setup, World, record};
@@ -86,7 +86,12 @@ async fn keys(world: &World) -> (SiloId, PublicKeys) {
 async fn audit(world: &World) -> Vec<Finding> {
     let (silo, keys) = keys(world).await;
     let permit = world.operator::<TenantAdmin>("acme").await;
-    let about = (&silo, &keys, &[][..]);
+    let about = About {
+        silo: &silo,
+        keys: &keys,
+        kept: &[],
+        files: None,
+    };
     let audit = world
         .service
         .logs

@@ -335,6 +335,17 @@ MUTATIONS = {
 TRUE_ALL_THE_SAME = {"an older checkpoint is put back"}
 
 
+def test_an_audit_is_gone_on_with(copy):
+    words = ["--tenant", "acme", "--jwks", copy.kept / "acme.jwks", "--resume", copy.kept / "audit.ndjson"]
+    words += ["--config", copy.world.config]
+    first, second = copy.product("table", *words), copy.product("table", *words)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "resumed" not in first.stdout and "resumed" in second.stdout
+    words[1] = "initech"
+    refused = copy.product("table", *words[:2], *words[4:])
+    assert refused.returncode == 2 and "not that of an audit of this tenant" in refused.stderr, refused.stderr
+
+
 def test_a_store_that_nobody_touched_is_found_whole_by_both(copy):
     first, second = copy.table()
     assert first.returncode == 0, first.stdout + first.stderr

@@ -20,6 +20,7 @@ use catalog::keys::PublicKeys;
 use futures::{StreamExt, stream};
 use serde::Serialize;
 
+use super::audited_files::{AuditedFiles, FileLeaves};
 use super::audited_log::{LogAudit, Said};
 use super::{Error, LogName, Logs};
 use crate::record::{RecordView, views_of};
@@ -70,6 +71,8 @@ pub struct Audit {
     pub logs: Vec<AuditedLog>,
     /// Data files that were read.
     pub files: u64,
+    /// Of these, those that an earlier audit had read, and this one has not.
+    pub resumed: u64,
     /// Rows in them.
     pub rows: u64,
     /// Data files that no entry of a log names: left over from writes that did not come to their end, and read by nobody.
@@ -90,13 +93,17 @@ pub(super) type Leaves = Vec<Leaf>;
 
 const NO_STREAM: &str = "rows of it are of a stream that the table's commits do not count";
 
-/// Rows of one file.
-struct FileLeaves {
-    rows: u64,
-    /// By stream, as the rows name it.
-    leaves: BTreeMap<String, Vec<(u64, Hash)>>,
-    /// Those that say another segment than the commits.
-    misplaced: Vec<u64>,
+/// What an audit is about, what it compares with, and what it goes on from.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// Where the tables lie.
+    pub silo: &'a SiloId,
+    /// The keys that the caller trusts.
+    pub keys: &'a PublicKeys,
+    /// Checkpoints that they kept.
+    pub kept: &'a [SignedCheckpoint],
+    /// What an earlier audit has read, and where this one keeps what it reads.
+    pub files: Option<&'a AuditedFiles>,
 }
 
 /// The segment that a row was last found in: the next one is mostly in the same.
@@ -150,8 +157,7 @@ impl Audit {
 }
 
 impl Logs {
-    /// Checks everything that is stored of a tenant's records, evidence and quarantine, and their logs, with the keys that
-    /// the caller trusts, and with checkpoints that they kept. `progress` hears of every file: how many are done, and how
+    /// Checks everything that is stored of a tenant's records, evidence and quarantine, and their logs. `progress` hears of every file: how many are done, and how
     /// many there are.
     ///
     /// # Errors
@@ -159,7 +165,7 @@ impl Logs {
     pub async fn audit(
         &self,
         permit: &Permit<TenantAdmin>,
-        (silo, keys, kept): (&SiloId, &PublicKeys, &[SignedCheckpoint]),
+        about: About<'_>,
         progress: impl Fn(u64, u64) + Send + Sync,
     ) -> Result<Audit, Error> {
         let tenant = permit.decision().about().clone();
@@ -169,12 +175,11 @@ impl Logs {
             TableKind::Evidence,
             TableKind::Quarantine,
         ] {
-            let auditor = self.tables.auditor(&tenant, silo, kind)?;
-            let about = (&tenant, silo, kind);
-            self.audit_table(&mut audit, &auditor, about, (keys, kept), &progress)
+            let auditor = Arc::new(self.tables.auditor(&tenant, about.silo, kind)?);
+            self.audit_table(&mut audit, &auditor, (&tenant, kind, about), &progress)
                 .await?;
         }
-        for kept in kept {
+        for kept in about.kept {
             let origin = &kept.checkpoint().origin;
             if !audit.met.contains(origin.as_str()) {
                 let reason = "a checkpoint of it was kept, and the log is gone";
@@ -187,11 +192,13 @@ impl Logs {
     async fn audit_table(
         &self,
         audit: &mut Audit,
-        auditor: &Auditor,
-        (tenant, silo, kind): (&TenantId, &SiloId, TableKind),
-        (keys, kept): (&PublicKeys, &[SignedCheckpoint]),
+        auditor: &Arc<Auditor>,
+        (tenant, kind, about): (&TenantId, TableKind, About<'_>),
         progress: &(impl Fn(u64, u64) + Send + Sync),
     ) -> Result<(), Error> {
+        let About {
+            silo, keys, kept, ..
+        } = about;
         let mut logs: BTreeMap<StreamName, LogAudit> = BTreeMap::new();
         let name = |stream: &StreamName| LogName {
             tenant: tenant.clone(),
@@ -219,7 +226,9 @@ impl Logs {
         let named: HashSet<&str> = state.files().map(|file| file.path.as_str()).collect();
         let is_unnamed = |path: &&String| !named.contains(path.as_str());
         audit.unnamed += stored.iter().filter(is_unnamed).count() as u64;
-        let (files, mut leaves) = self.read_files(audit, auditor, &state, progress).await?;
+        let before = about.files.map(|files| (files, &stored));
+        let (files, mut leaves) =
+            Box::pin(self.read_files(audit, (auditor, &state), before, progress)).await?;
         let table = |path: &str| auditor.fault(path, "").object;
         let streams = sequencer::streams(&state);
         for stream in streams.filter_map(|stream| StreamName::parse(stream).ok()) {
@@ -246,12 +255,13 @@ impl Logs {
         Ok(())
     }
 
-    /// Reads all data files, several at once; leaves by stream, each with the number of its file.
+    /// Reads all data files, several at once, but for those that were read before and are still there; leaves by stream,
+    /// each with the number of its file.
     async fn read_files(
         &self,
         audit: &mut Audit,
-        auditor: &Auditor,
-        state: &Arc<TableState>,
+        (auditor, state): (&Arc<Auditor>, &Arc<TableState>),
+        before: Option<(&AuditedFiles, &HashSet<String>)>,
         progress: &(impl Fn(u64, u64) + Send + Sync),
     ) -> Result<(Vec<Arc<DataFile>>, BTreeMap<StreamName, Leaves>), Error> {
         let files: Vec<_> = state.files().cloned().collect();
@@ -260,25 +270,35 @@ impl Logs {
             .iter()
             .enumerate()
             .map(|(number, file)| async move {
-                let rows = auditor.rows(state, file).await?;
-                let read = match rows {
-                    Err(fault) => Err(fault),
-                    Ok(batches) => {
-                        let state = Arc::clone(state);
-                        let read = tokio::task::spawn_blocking(move || leaves_of(&batches, &state));
-                        let read = read.await.map_err(|_| Error::tampered("reading stopped"))?;
-                        read.ok_or_else(|| auditor.fault(&file.path, "a row of it is no record"))
-                    }
-                };
-                Ok::<_, Error>((number, read))
+                let object = auditor.fault(&file.path, "").object;
+                let known = before
+                    .filter(|(_, stored)| stored.contains(&file.path))
+                    .and_then(|(files, _)| files.of(&object, &file.sha256));
+                if let Some(known) = known {
+                    return Ok((number, true, Ok(known.clone())));
+                }
+                // Hashing and decoding are most of the work: each file's on whatever core is free.
+                let (auditor, state, own) =
+                    (Arc::clone(auditor), Arc::clone(state), Arc::clone(file));
+                let reading = tokio::spawn(async move {
+                    let fold = |read: &mut FileLeaves, batch: &RecordBatch| read.add(batch, &state);
+                    auditor.rows(&state, &own, fold).await
+                });
+                let read = reading.await;
+                let read = read.map_err(|_| Error::tampered("reading stopped"))??;
+                if let (Some((files, _)), Ok(read)) = (before, &read) {
+                    files.keep(&object, &file.sha256, read);
+                }
+                Ok::<_, Error>((number, false, read))
             })
             .collect();
         let mut reading = stream::iter(reading).buffer_unordered(at_once);
         let mut leaves: BTreeMap<StreamName, Leaves> = BTreeMap::new();
         let (mut done, all) = (0, files.len() as u64);
         while let Some(read) = reading.next().await {
-            let (number, read) = read?;
+            let (number, is_resumed, read) = read?;
             done += 1;
+            audit.resumed += u64::from(is_resumed);
             progress(done, all);
             match read {
                 Err(fault) => audit.add([fault]),
@@ -340,36 +360,31 @@ fn note(
     }
 }
 
-/// The leaves of rows that are in a log.
-fn leaves_of(batches: &[RecordBatch], state: &TableState) -> Option<FileLeaves> {
-    let mut read = FileLeaves {
-        rows: 0,
-        leaves: BTreeMap::new(),
-        misplaced: Vec::new(),
-    };
-    let mut segment = LastSegment::default();
-    for batch in batches {
-        read.rows += batch.num_rows() as u64;
+impl FileLeaves {
+    /// Takes in the rows of a batch, and the leaves of those that are in a log.
+    fn add(&mut self, batch: &RecordBatch, state: &TableState) -> Option<()> {
+        self.rows += batch.num_rows() as u64;
         let Some(numbers) = batch.column_by_name("leaf_index") else {
             // Quarantine has no log.
-            continue;
+            return Some(());
         };
         let numbers = numbers.as_primitive_opt::<Int64Type>()?;
+        let mut segment = LastSegment::default();
         for (row, number) in views_of(batch).ok()?.zip(numbers) {
             let row = row.ok()?;
             let number = u64::try_from(number?).ok()?;
             let leaf = leaf_hash_of(&row).ok()?;
             if !segment.has(state, (&row, number)) {
-                read.misplaced.push(number);
+                self.misplaced.push(number);
             }
-            match read.leaves.get_mut(row.stream) {
+            match self.leaves.get_mut(row.stream) {
                 Some(leaves) => leaves.push((number, leaf)),
                 None => {
                     let first = vec![(number, leaf)];
-                    read.leaves.insert(row.stream.to_owned(), first);
+                    self.leaves.insert(row.stream.to_owned(), first);
                 }
             }
         }
+        Some(())
     }
-    Some(read)
 }

@@ -8,6 +8,7 @@
 //! publishes needs no lease: of one table version there is one checkpoint, and a tile has one content.
 
 mod audit;
+mod audited_files;
 mod audited_log;
 mod audited_seals;
 mod logs;
@@ -28,7 +29,8 @@ use crate::sequencer::LaneError;
 use crate::table;
 
 pub use crate::sequencer::LogName;
-pub use audit::{Audit, AuditedLog, Finding};
+pub use audit::{About, Audit, AuditedLog, Finding};
+pub use audited_files::{AuditedFiles, NotResumed};
 pub use logs::Logs;
 pub use prove::ConsistencyProof;
 pub use publisher::Publisher;

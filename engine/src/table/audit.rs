@@ -2,12 +2,15 @@
 //!
 //! It reads what is there now and asks no state that an earlier read has left.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use catalog::ids::{SiloId, TenantId};
+use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::collect;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionConfig;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -21,6 +24,8 @@ use super::{Error, ScanRequest, Shared, Table, TableKind, Tables};
 
 /// Entries that are read at once.
 const READ_AHEAD: usize = 32;
+/// Rows that are looked at together: as many as stay near the processor.
+const ROWS_AT_ONCE: usize = 1_024;
 
 /// What is wrong with one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,12 +129,14 @@ impl Auditor {
         Ok(length)
     }
 
-    /// The rows of a file, once its bytes are those that the log names.
-    pub(crate) async fn rows(
+    /// Folds the rows of a file, batch by batch, once its bytes are those that the log names. `fold` gives `None` at a row
+    /// that cannot be.
+    pub(crate) async fn rows<T: Default + Send>(
         &self,
         state: &TableState,
         file: &Arc<DataFile>,
-    ) -> Result<Result<Vec<RecordBatch>, Fault>, Error> {
+        fold: impl Fn(&mut T, &RecordBatch) -> Option<()> + Send + Sync,
+    ) -> Result<Result<T, Fault>, Error> {
         let fault = |reason: &str| Ok(Err(self.fault(&file.path, reason)));
         let path = Path::parse(&file.path).map_err(|_| Error::Malformed {
             what: "a file has no place",
@@ -167,20 +174,19 @@ impl Auditor {
             Err(Error::Conflict) => return fault("it cannot be read"),
         };
         // Its bytes were whole a moment ago: a store that fails only now is asked once more before it is called a fault.
-        let again = Arc::clone(&plan);
-        let context = || Arc::new(TaskContext::default());
-        let batches = match collect(plan, context()).await {
-            Ok(batches) => Ok(batches),
-            Err(_) => collect(again, context()).await,
+        let folded = match folded(Arc::clone(&plan), &fold).await {
+            Ok(folded) => Ok(folded),
+            Err(_) => folded(plan, &fold).await,
         };
-        match batches {
-            Ok(batches) => Ok(Ok(batches)),
+        match folded {
+            Ok(Some(folded)) => Ok(Ok(folded)),
+            Ok(None) => fault("a row of it is no record"),
             Err(_) => fault("the file does not open, or is not what was written"),
         }
     }
 
     /// The names of the data files that lie below the table's root.
-    pub(crate) async fn stored(&self) -> Result<Vec<String>, Error> {
+    pub(crate) async fn stored(&self) -> Result<HashSet<String>, Error> {
         let listed: Vec<_> = self
             .log
             .store()
@@ -212,6 +218,22 @@ impl Auditor {
             reason: reason.to_owned(),
         }
     }
+}
+
+async fn folded<T: Default + Send>(
+    plan: Arc<dyn ExecutionPlan>,
+    fold: impl Fn(&mut T, &RecordBatch) -> Option<()> + Send + Sync,
+) -> Result<Option<T>, DataFusionError> {
+    let config = SessionConfig::new().with_batch_size(ROWS_AT_ONCE);
+    let context = TaskContext::default().with_session_config(config);
+    let mut batches = execute_stream(plan, Arc::new(context))?;
+    let mut made = T::default();
+    while let Some(batch) = batches.try_next().await? {
+        if fold(&mut made, &batch).is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(made))
 }
 
 /// The name of an entry below the table's root.

@@ -1,6 +1,7 @@
 //! The command line: one file a noun. Standard output carries answers, standard error everything else.
 
-pub mod bench;
+pub mod audited;
+mod bench;
 mod cloudtrail;
 pub mod demo;
 mod generate;

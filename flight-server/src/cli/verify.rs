@@ -3,24 +3,17 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use catalog::guard::TenantAdmin;
 use catalog::ids::TenantId;
 use catalog::keys::{PublicKeys, SigningKeyId, Unproven, strangers};
-use catalog::tenant::TenantRecord;
-use engine::proof::{self, Audit, ConsistencyProof, RecordProof};
+use engine::proof::{self, About, Audit, AuditedFiles, ConsistencyProof, NotResumed, RecordProof};
 use engine::seal::note::Note;
 use engine::seal::{SignedCheckpoint, Unpromised, Unsigned, WitnessKey};
-use serde_json::json;
 
 use super::operator::{self, Operator};
 use super::receipt::read;
-use super::{ingest, promise, receipt, say};
+use super::{audited, ingest, promise, receipt, say};
 use crate::config::{self, Config};
-use crate::service::Service;
-
-const REPORT: &[u8] = b"trailhouse audit report 1\0";
 
 /// What to do.
 #[derive(Debug, clap::Args)]
@@ -86,6 +79,10 @@ enum Verb {
         /// Where to write a report, signed by the tenant
         #[arg(long, value_name = "FILE")]
         report: Option<PathBuf>,
+        /// Where to keep what was read of each data file: an audit that is interrupted goes on from there. Keep it where
+        /// nobody else writes
+        #[arg(long, value_name = "FILE")]
+        resume: Option<PathBuf>,
         #[command(flatten)]
         witnesses: Witnesses,
     },
@@ -244,6 +241,9 @@ pub enum Error {
     /// A table that was changed.
     #[error("not verified: {0} finding(s)")]
     Findings(usize),
+    /// An audit that cannot be gone on with.
+    #[error("{0}")]
+    Resumed(#[source] NotResumed),
     /// A table that cannot be read.
     #[error("it could not be checked")]
     Unchecked(#[source] proof::Error),
@@ -260,7 +260,11 @@ impl Error {
     pub(super) fn is_verdict(&self) -> bool {
         let unchecked = matches!(
             self,
-            Self::Keys(_) | Self::Unchecked(_) | Self::Witness(_) | Self::Quorum(_)
+            Self::Keys(_)
+                | Self::Unchecked(_)
+                | Self::Resumed(_)
+                | Self::Witness(_)
+                | Self::Quorum(_)
         );
         !unchecked
     }
@@ -276,12 +280,14 @@ pub(super) async fn run(
             jwks,
             against,
             report,
+            resume,
             witnesses,
         } => {
             let quorum = witnesses.quorum()?;
             let operator = Operator::open(config?).await?;
             let trusted = (jwks.as_deref(), against.as_slice());
-            let done = table(&operator, tenant, (trusted, &quorum), report.as_deref()).await;
+            let kept = (report.as_deref(), resume.as_deref());
+            let done = table(&operator, tenant, (trusted, &quorum), kept).await;
             operator.close().await;
             done?;
         }
@@ -304,24 +310,9 @@ pub(super) async fn run(
             keys,
             witnesses,
         } => {
+            let older = against.as_deref().zip(consistency.as_deref());
             let quorum = witnesses.quorum()?;
-            let keys = key_set(&keys.jwks)?;
-            let new = SignedCheckpoint::verify(&read(checkpoint)?, &keys);
-            let new = new.map_err(Error::Checkpoint)?;
-            quorum.check(new.note())?;
-            if let (Some(old), Some(proof)) = (against, consistency) {
-                let old = SignedCheckpoint::verify(&read(old)?, &keys).map_err(Error::Older)?;
-                let proof = ConsistencyProof::from_json(&read(proof)?);
-                let proof = proof.map_err(Error::Consistency)?;
-                if !proof.holds(old.checkpoint(), new.checkpoint()) {
-                    return Err(Error::Rewritten.into());
-                }
-                let since = old.checkpoint().size;
-                say(format!(
-                    "verified: all {since} records of then are where they were"
-                ));
-            }
-            tell_checkpoint(&new);
+            verify_checkpoint(checkpoint, older, (&key_set(&keys.jwks)?, &quorum))?;
         }
         Verb::Keys { jwks, against } => {
             let (new, old) = (key_set(jwks)?, key_set(against)?);
@@ -340,6 +331,31 @@ pub(super) async fn run(
     Ok(())
 }
 
+/// Checks a checkpoint, and that its log begins with the older one that was kept, by the proof beside that.
+fn verify_checkpoint(
+    checkpoint: &Path,
+    older: Option<(&Path, &Path)>,
+    (keys, quorum): (&PublicKeys, &Quorum),
+) -> Result<(), super::Error> {
+    let new = SignedCheckpoint::verify(&read(checkpoint)?, keys);
+    let new = new.map_err(Error::Checkpoint)?;
+    quorum.check(new.note())?;
+    if let Some((old, proof)) = older {
+        let old = SignedCheckpoint::verify(&read(old)?, keys).map_err(Error::Older)?;
+        let proof = ConsistencyProof::from_json(&read(proof)?);
+        let proof = proof.map_err(Error::Consistency)?;
+        if !proof.holds(old.checkpoint(), new.checkpoint()) {
+            return Err(Error::Rewritten.into());
+        }
+        let since = old.checkpoint().size;
+        say(format!(
+            "verified: all {since} records of then are where they were"
+        ));
+    }
+    tell_checkpoint(&new);
+    Ok(())
+}
+
 fn key_set(path: &Path) -> Result<PublicKeys, super::Error> {
     Ok(PublicKeys::from_json(&read(path)?).map_err(Error::Keys)?)
 }
@@ -348,7 +364,7 @@ async fn table(
     operator: &Operator,
     tenant: &str,
     ((jwks, against), quorum): ((Option<&Path>, &[PathBuf]), &Quorum),
-    report: Option<&Path>,
+    (report, resume): (Option<&Path>, Option<&Path>),
 ) -> Result<(), super::Error> {
     let tenant = TenantId::parse(tenant).map_err(operator::Error::from)?;
     let permit = operator.permit::<TenantAdmin>(&tenant).await?;
@@ -373,13 +389,26 @@ async fn table(
         let checkpoint = SignedCheckpoint::verify(&read(path)?, &keys);
         kept.push(checkpoint.map_err(Error::Older)?);
     }
-    let about = (&record.silo, &keys, kept.as_slice());
+    let files = resume.map(|path| AuditedFiles::open(path, &record.id, &record.silo));
+    let files = files.transpose().map_err(Error::Resumed)?;
+    if let Some(files) = files.as_ref().filter(|files| !files.is_empty()) {
+        say(format!(
+            "resumed   {} file(s) were read before",
+            files.len()
+        ));
+    }
+    let about = About {
+        silo: &record.silo,
+        keys: &keys,
+        kept: &kept,
+        files: files.as_ref(),
+    };
     let audit = service.logs.audit(&permit, about, progress).await;
     let audit = audit.map_err(Error::Unchecked)?;
     bar.finish_and_clear();
-    tell_audit(&audit, kept.len());
+    audited::tell(&audit, kept.len());
     if let Some(path) = report {
-        let signed = signed_report(service, &record, &audit).await?;
+        let signed = audited::signed_report(service, &record, &audit).await?;
         std::fs::write(path, signed)
             .map_err(|error| super::Error::Write(path.to_owned(), error))?;
     }
@@ -387,61 +416,6 @@ async fn table(
         return Err(Error::Findings(audit.findings.len()).into());
     }
     Ok(quorum.check_all(&audit)?)
-}
-
-fn tell_audit(audit: &Audit, kept: usize) {
-    for log in &audit.logs {
-        let (leaves, signed, sealed) = (log.leaves, log.signed, log.sealed);
-        say(format!(
-            "log       {}: {leaves} leaves, {signed} of them signed, {sealed} in sealed segments",
-            log.stream
-        ));
-    }
-    let (files, rows, unnamed) = (audit.files, audit.rows, audit.unnamed);
-    say(format!(
-        "read      {files} file(s), {rows} row(s); {unnamed} file(s) that no table names"
-    ));
-    for finding in &audit.findings {
-        let leaf = finding
-            .leaf
-            .map_or(String::new(), |leaf| format!(", leaf {leaf}"));
-        say(format!(
-            "WRONG     {}{leaf}: {}",
-            finding.object, finding.reason
-        ));
-    }
-    if audit.truncated {
-        say("WRONG     and more");
-    }
-    if audit.findings.is_empty() {
-        say("verified: whatever is there is what was written, in its place, and whole");
-        // Whoever took away everything, or its end and all that speaks of it, left nothing that could be found wrong.
-        say(match kept {
-            0 => "no checkpoint was given to compare: that nothing is older than it should be is not verified".to_owned(),
-            kept => format!("and the logs begin with what {kept} checkpoint(s) that were kept say"),
-        });
-    }
-}
-
-/// The report, and the tenant's signature of `"trailhouse audit report 1\0" | report`, the report as it stands there.
-async fn signed_report(
-    service: &Service,
-    tenant: &TenantRecord,
-    audit: &Audit,
-) -> Result<String, super::Error> {
-    let report = json!({
-        "format": "trailhouse-audit-report-1",
-        "tenant": tenant.id,
-        "silo": tenant.silo,
-        "checkedAt": service.clock.now(),
-        "audit": audit,
-    })
-    .to_string();
-    let message = [REPORT, report.as_bytes()].concat();
-    let signed = service.keys.sign(&tenant.id, &tenant.silo, &message).await;
-    let (key, _, signature) = signed.map_err(operator::Error::Keys)?;
-    let signed = json!({"report": report, "key": key, "signature": BASE64.encode(signature)});
-    Ok(format!("{signed:#}\n"))
 }
 
 fn tell_record(proven: &proof::Proven<'_>) {
