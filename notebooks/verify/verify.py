@@ -436,8 +436,8 @@ def open_statement(data: bytes, keys: Keys) -> Statement:
 def verify_promise(receipt: bytes, statement: bytes, keys: Keys) -> tuple[bytes, int, str]:
     """seal/promise: the leaf is at its place in the group, and the process signed the group for the tenant."""
     what, by = "the receipt", open_statement(statement, keys)
-    members = {"tenantId": str, "stream": str, "leafIndex": int, "integrity": dict}
-    tenant, stream, place, told = taken(parse_json(receipt, what), what, only=False, **members)
+    members = {"recordId": str, "tenantId": str, "stream": str, "leafIndex": int, "integrity": dict}
+    _, tenant, stream, place, told = taken(parse_json(receipt, what), what, only=False, **members)
     members = {"firstLeaf": int, "size": int, "root": str, "signedAt": str, "key": str, "sig": str, "leaf": str}
     values = taken(told, what, only=False, index=int, path=list, **members)
     first, size, root, at, key, signature, leaf, index, path = (values[n] for n in (2, 3, 4, 5, 6, 7, 8, 0, 1))
@@ -445,7 +445,7 @@ def verify_promise(receipt: bytes, statement: bytes, keys: Keys) -> tuple[bytes,
     require(tenant == by.tenant and by.begin <= at < by.end, f"{what}: the process key did not speak for it then")
     root, leaf = parse_hashes([root, leaf])
     prev = parse_hashes([told["prev"]])[0] if told.get("prev") is not None else b""
-    held = 0 <= first and 0 <= index < size <= NUMBER_MAX and first + index == place
+    held = 0 <= first <= NUMBER_MAX - size and 0 <= index < size <= NUMBER_MAX and first + index == place
     held = held and inclusion_root(leaf, index, size, parse_hashes(path)) == root
     require(held, f"leaf {place}: is not in the group that was signed")
     numbers = (struct.pack("<Q", first), struct.pack("<Q", size))

@@ -221,6 +221,12 @@ def test_a_promise_is_verified_by_both_and_the_log_has_kept_it(copy):
     done = copy.product("promise", kept / "receipt.json", *words, "--proof", kept / "promised.json")
     assert (done.returncode, "has kept the promise" in done.stdout) == (0, True), done.stderr
     done = copy.product("promise", kept / "receipt.json", *words, "--proof", kept / "admin.json")
+    assert (done.returncode, "is of another record" in done.stderr) == (1, True), done.stderr
+    # The same promise of the record that stands elsewhere, as the sender was told: the log has another at its place.
+    other = json.loads((kept / "receipt.json").read_text())
+    other["recordId"] = (kept / "record_id").read_text()
+    (kept / "elsewhere.json").write_text(json.dumps(other))
+    done = copy.product("promise", kept / "elsewhere.json", *words, "--proof", kept / "admin.json")
     assert (done.returncode, "where this one was promised" in done.stderr) == (1, True), done.stderr
     for done in copy.both("promise", kept / "receipt.json", *words[:2], "--jwks", kept / "initech.jwks"):
         assert done.returncode == 1

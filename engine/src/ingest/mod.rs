@@ -17,6 +17,7 @@ mod entries;
 mod incoming;
 mod intake;
 mod outcome;
+mod promising;
 mod quarantine;
 mod records;
 mod request;

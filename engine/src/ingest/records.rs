@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use catalog::clock::Clock;
 use catalog::ids::{PolicyVersion, StreamName, TenantId};
-use catalog::keys::{KeyRing, ProcessKey};
+use catalog::keys::KeyRing;
 use catalog::lease::{Lease, LeaseError, Leases};
 use catalog::node::Holder;
 
@@ -19,6 +18,7 @@ use crate::table::{TableKind, TableState};
 
 use super::dedupe::{Dedup, Error, KeyDigest, Known, Place};
 use super::outcome::Receipt;
+use super::promising::Promising;
 use super::round::Round;
 use super::rows::RecordRows;
 
@@ -26,8 +26,6 @@ use super::rows::RecordRows;
 const RECORDS_INLINE_MAX: usize = 1_024;
 /// Keys of a flush that are dealt with together: whoever takes records waits for that long.
 const KEYS_AT_ONCE: usize = 512;
-/// How long a lane waits for a key to sign promises with.
-const CERTIFIED_WAIT_MAX: Duration = Duration::from_secs(2);
 const NO_SEQUEL: LaneError = LaneError::Fault(
     "the write-ahead log does not go on where the table ends: another node has written",
 );
@@ -66,9 +64,7 @@ pub(crate) enum Disposition {
 pub(crate) struct Records {
     index: Dedup,
     clock: Arc<dyn Clock>,
-    keys: Arc<KeyRing>,
-    /// What promises are signed with: fetched ahead of need, and none while the KMS certifies none.
-    promising: Mutex<Option<Arc<ProcessKey>>>,
+    promising: Arc<Promising>,
     leases: Option<(Arc<Leases>, Holder)>,
     lease: tokio::sync::Mutex<Option<Lease>>,
     log: Mutex<Log>,
@@ -107,8 +103,7 @@ impl Records {
         Self {
             index,
             clock,
-            keys,
-            promising: Mutex::default(),
+            promising: Promising::new(keys),
             leases,
             lease: tokio::sync::Mutex::default(),
             log: Mutex::default(),
@@ -117,32 +112,6 @@ impl Records {
 
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn promising(&self) -> MutexGuard<'_, Option<Arc<ProcessKey>>> {
-        let promising = self.promising.lock();
-        promising.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Has a key at hand to sign promises with, never while somebody waits for an append. Without one, promises are not
-    /// signed; nothing waits for the KMS.
-    async fn renew_promising(&self, berth: &Berth) {
-        let key = self.keys.process_key(&berth.tenant, &berth.silo);
-        let key = match tokio::time::timeout(CERTIFIED_WAIT_MAX, key).await {
-            Ok(Ok(key)) => Some(key),
-            Ok(Err(error)) => {
-                tracing::warn!(tenant = %berth.tenant, error = &error as &dyn std::error::Error,
-                    "there is no key to sign promises with");
-                None
-            }
-            Err(_) => {
-                tracing::warn!(tenant = %berth.tenant, "the KMS is slow to certify a key for promises");
-                None
-            }
-        };
-        if key.is_some() {
-            *self.promising() = key;
-        }
     }
 
     /// What is known of each key. Whatever leaves the log's memory is in the index before, so that order matters here.
@@ -282,7 +251,7 @@ impl Freight for Records {
         self.index
             .catch_up(&place(berth), &berth.table, state)
             .await?;
-        self.renew_promising(berth).await;
+        self.promising.open(berth).await;
         let mut log = Log::default();
         for rows in recovered {
             let (frames, decode) = (rows.frames.clone(), RecordRows::decoded);
@@ -319,7 +288,7 @@ impl Freight for Records {
         let keys: Vec<KeyDigest> = candidates.iter().map(|candidate| candidate.key).collect();
         let known = self.look_up(berth, &keys).await?;
         let ends = self.ends(berth, &candidates).await?;
-        let (now, key) = (self.clock.now(), self.promising().clone());
+        let (now, key) = (self.clock.now(), self.promising.key());
         let round = move || Round::new(ends, now, key).decide(candidates, known, &sizes);
         if keys.len() <= RECORDS_INLINE_MAX {
             return Ok(round());
@@ -366,7 +335,7 @@ impl Freight for Records {
                 self.index.catch_up(&place, &berth.table, state).await?;
             }
         }
-        self.renew_promising(berth).await;
+        self.promising.renew(berth);
         for keys in keys.chunks(KEYS_AT_ONCE) {
             {
                 let mut log = self.log();
@@ -381,6 +350,7 @@ impl Freight for Records {
 
     async fn close(&self, tenant: &TenantId, settled: bool) {
         *self.log() = Log::default();
+        self.promising.forget();
         let lease = self.lease.lock().await.take();
         // The numbers of what is in the log alone are promised: the lease stays with this node.
         let (true, Some(lease), Some((leases, _))) = (settled, lease, &self.leases) else {

@@ -17,6 +17,7 @@
 //!
 //! The record's id is told and not signed: it is in the leaf, as [`super::leaf`] says.
 //!
+//! The statement is at `GET /v1/keys/process/<key>`, for who may read; kept with the receipt, it makes that proof of anything.
 //! With a receipt, the key's statement and the tenant's public keys, whoever was answered can show that this leaf is to be
 //! in the log at this place. A log that has another there, or ends before, was not kept.
 

@@ -36,11 +36,14 @@ pub(super) fn verify(check: &Check) -> Result<(), super::Error> {
         let proof = RecordProof::from_json(&read(proof)?).map_err(verify::Error::Proof)?;
         let proven = proof.verify(&keys).map_err(verify::Error::Proof)?;
         // Which record it is stands in the leaf; the receipt only tells.
-        let is_kept = proven.leaf.record_id == promise.record_id
-            && proven.leaf_index == promise.leaf_index
-            && proven.leaf.hash() == Some(promise.leaf)
-            && (&proven.leaf.tenant, &proven.leaf.stream) == (&promise.tenant, &promise.stream);
-        if !is_kept {
+        let is_log =
+            (&proven.leaf.tenant, &proven.leaf.stream) == (&promise.tenant, &promise.stream);
+        let is_place = proven.leaf_index == promise.leaf_index;
+        let is_record = proven.leaf.record_id == promise.record_id;
+        if !is_log || !(is_place || is_record) {
+            return Err(verify::Error::OtherRecord.into());
+        }
+        if !(is_place && is_record && proven.leaf.hash() == Some(promise.leaf)) {
             return Err(verify::Error::Broken.into());
         }
         let size = proven.checkpoint.checkpoint().size;

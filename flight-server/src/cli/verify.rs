@@ -202,6 +202,9 @@ pub enum Error {
     /// A process key's statement that is none.
     #[error("not verified: {0}")]
     Statement(#[source] Unproven),
+    /// A proof that says nothing of a promise.
+    #[error("not verified: the proof is of another record than the promise")]
+    OtherRecord,
     /// A promise that was not kept.
     #[error(
         "not verified: the log has another record, or another value of it, where this one was promised"
