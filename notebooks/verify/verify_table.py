@@ -122,9 +122,9 @@ def file_set_root(files: dict[str, File]) -> bytes:
 def read_table_log(folder: Path, stream: str, checkpoint: Checkpoint) -> tuple[dict, dict, dict, dict]:
     """table/log: the files, and the sizes, notes and segments of the logs, after comparing with the checkpoint."""
     files, sizes, notes, segments, digest = {}, {}, defaultdict(list), defaultdict(list), bytes(HASH_BYTES)
-    names = sorted(path.name for path in folder.iterdir() if re.fullmatch(r"[0-9]{20}\.json", path.name))
+    names = sorted(path.name for path in folder.iterdir())
     for version, name in enumerate(names):
-        require(int(name[:20]) == version, f"_delta_log: entry {version} is missing")
+        require(name == f"{version:020}.json", f"_delta_log: entry {version} is missing, or {name} is none")
         entry = read(folder / name, JSON_BYTES_MAX)
         digest = sha256(digest, sha256(entry))
         trees, begun = fold(entry, name, files, sizes)

@@ -292,6 +292,12 @@ def digit(path):
     path.write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :])
 
 
+def stray(copy, name):
+    path = copy.audit() / "records" / "_delta_log" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(entries(copy)[1].read_bytes())
+
+
 def gone(path):
     path.unlink()
 
@@ -312,6 +318,8 @@ MUTATIONS = {
     "a byte of a commit of evidence": lambda it: digit(entries(it, "evidence")[1]),
     "the newest commit is missing": lambda it: gone(entries(it)[-1]),
     "a commit in between is missing": lambda it: gone(entries(it)[1]),
+    "an entry of a number beyond all others": lambda it: stray(it, "18446744073709551615.json"),
+    "an entry below a folder of the log": lambda it: stray(it, "more/00000000000000000001.json"),
     "two commits are exchanged": lambda it: swap(entries(it)[1], entries(it)[2]),
     "an older log is replayed": lambda it: [gone(entry) for entry in entries(it)[2:]],
     "the whole log is missing": lambda it: [gone(entry) for entry in entries(it)],
@@ -341,14 +349,33 @@ MUTATIONS = {
 TRUE_ALL_THE_SAME = {"an older checkpoint is put back"}
 
 
-def test_an_audit_is_gone_on_with(copy):
-    words = ["--tenant", "acme", "--jwks", copy.kept / "acme.jwks", "--resume", copy.kept / "audit.ndjson"]
+def test_an_audit_is_gone_on_with_and_begins_anew_after_its_end(copy):
+    progress, report = copy.kept / "audit.ndjson", copy.kept / "resumed.json"
+    words = ["--tenant", "acme", "--jwks", copy.kept / "acme.jwks", "--resume", progress, "--report", report]
     words += ["--config", copy.world.config]
-    first, second = copy.product("table", *words), copy.product("table", *words)
-    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert "resumed" not in first.stdout and "resumed" in second.stdout
-    words[1] = "initech"
-    refused = copy.product("table", *words[:2], *words[4:])
+    # One object that cannot be read (a link to itself) keeps the audit from its end, not from what else is wrong.
+    report.write_text("an older one")
+    unreadable = min((copy.audit() / "records").rglob("*.parquet"))
+    changed = min((copy.audit() / "evidence").rglob("*.parquet"))
+    whole, sound = unreadable.read_bytes(), changed.read_bytes()
+    unreadable.unlink()
+    unreadable.symlink_to(unreadable)
+    broken = copy.product("table", *words)
+    assert broken.returncode == 2 and "UNREAD" in broken.stdout, broken.stdout + broken.stderr
+    assert "verified" not in broken.stdout and progress.exists()
+    changed.write_bytes(sound[:-1] + b"x")
+    both = copy.product("table", *words)
+    assert both.returncode == 1 and "UNREAD" in both.stdout and changed.name in both.stdout, both.stdout + both.stderr
+    changed.write_bytes(sound)
+    unreadable.unlink()
+    unreadable.write_bytes(whole)
+    second = copy.product("table", *words)
+    assert second.returncode == 0 and "read anew" in second.stdout, second.stdout + second.stderr
+    assert not progress.exists() and "an older one" not in report.read_text()
+    third = copy.product("table", *words)
+    assert third.returncode == 0 and "read anew" not in third.stdout, third.stdout + third.stderr
+    progress.write_text("{}\n")
+    refused = copy.product("table", *words)
     assert refused.returncode == 2 and "not that of an audit of this tenant" in refused.stderr, refused.stderr
 
 

@@ -8,7 +8,7 @@
 //! Everything that does not fit is named: the object, the leaf where one can be told, and the reason. One fault does not
 //! hide the next where that can be helped.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,12 +18,13 @@ use catalog::guard::{Permit, TenantAdmin};
 use catalog::ids::{SiloId, StreamName, TenantId};
 use catalog::keys::PublicKeys;
 use futures::{StreamExt, stream};
+use object_store::ObjectMeta;
 use serde::Serialize;
 
-use super::audited_files::{AuditedFiles, FileLeaves};
+use super::audited_files::{AuditedFiles, FileLeaves, StreamLeaves};
 use super::audited_log::{LogAudit, Said};
 use super::{Error, LogName, Logs};
-use crate::record::{RecordView, views_of};
+use crate::record::views_of;
 use crate::seal::{Hash, Origin, SignedCheckpoint, leaf_hash_of};
 use crate::sequencer::{self, Tree};
 use crate::table::{Auditor, DataFile, Fault, TableKind, TableState, entry_name, table_of};
@@ -79,6 +80,8 @@ pub struct Audit {
     pub unnamed: u64,
     /// What is wrong; nothing, if all is well.
     pub findings: Vec<Finding>,
+    /// What could not be read, so that nothing is said of it, nor of the logs whose rows it may have.
+    pub unread: Vec<Finding>,
     /// Whether there was more than is listed.
     pub truncated: bool,
     /// The logs that were looked at, by origin.
@@ -91,6 +94,7 @@ pub(super) type Leaf = (u64, Hash, u32);
 /// Where the leaves of a stream are, in no order.
 pub(super) type Leaves = Vec<Leaf>;
 
+const ELSEWHERE: &str = "a row says another segment than the commits";
 const NO_STREAM: &str = "rows of it are of a stream that the table's commits do not count";
 
 /// What an audit is about, what it compares with, and what it goes on from.
@@ -106,28 +110,25 @@ pub struct About<'a> {
     pub files: Option<&'a AuditedFiles>,
 }
 
-/// The segment that a row was last found in: the next one is mostly in the same.
+/// The segment that a leaf was last found in: the next one is mostly in the same.
 #[derive(Default)]
 struct LastSegment {
-    stream: String,
     leaves: Range<u64>,
     id: Option<String>,
 }
 
 impl LastSegment {
-    /// Whether a row is in the segment that the commits say. Before the first of them nothing is said.
-    fn has(&mut self, state: &TableState, (row, leaf): (&RecordView<'_>, u64)) -> bool {
-        let stream = row.stream;
-        if self.stream != stream || !self.leaves.contains(&leaf) {
+    /// Whether a row says the segment that the commits say of its leaf. Before the first of them nothing is said.
+    fn is(&mut self, state: &TableState, stream: &str, (leaf, said): (u64, Option<&str>)) -> bool {
+        if !self.leaves.contains(&leaf) {
             let own = state.segment_at(stream, leaf);
-            let next = state.segments_from(stream, leaf + 1).next();
+            let next = state.segments_from(stream, leaf.saturating_add(1)).next();
             *self = Self {
-                stream: stream.to_owned(),
                 leaves: own.map_or(0, |(first, _)| first)..next.map_or(u64::MAX, |(next, _)| next),
                 id: own.map(|(_, id)| id.to_owned()),
             };
         }
-        self.id.is_none() || self.id.as_deref() == row.segment_id
+        self.id.is_none() || self.id.as_deref() == said
     }
 }
 
@@ -144,6 +145,25 @@ impl Audit {
         });
     }
 
+    /// Notes what could not be read, and why.
+    fn miss(&mut self, object: String, error: &Error) {
+        if self.unread.len() == FINDINGS_MAX {
+            self.truncated = true;
+            return;
+        }
+        let mut reason = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            reason = format!("{reason}: {error}");
+            cause = error.source();
+        }
+        self.unread.push(Finding {
+            object,
+            leaf: None,
+            reason,
+        });
+    }
+
     /// Notes that the log of this name was looked at.
     pub(super) fn meet(&mut self, origin: &Origin) {
         self.met.insert(origin.to_string());
@@ -157,11 +177,11 @@ impl Audit {
 }
 
 impl Logs {
-    /// Checks everything that is stored of a tenant's records, evidence and quarantine, and their logs. `progress` hears of every file: how many are done, and how
-    /// many there are.
+    /// Checks everything that is stored of a tenant's records, evidence and quarantine, and their logs. `progress` hears
+    /// of every file: how many are done, and how many there are.
     ///
     /// # Errors
-    /// If store or keys are out of reach. What is wrong is no error: it is in the audit.
+    /// If there is no such silo. What is wrong is no error, and neither is what cannot be read: both are in the audit.
     pub async fn audit(
         &self,
         permit: &Permit<TenantAdmin>,
@@ -176,12 +196,15 @@ impl Logs {
             TableKind::Quarantine,
         ] {
             let auditor = Arc::new(self.tables.auditor(&tenant, about.silo, kind)?);
-            self.audit_table(&mut audit, &auditor, (&tenant, kind, about), &progress)
-                .await?;
+            let done = self.audit_table(&mut audit, &auditor, (&tenant, kind, about), &progress);
+            if let Err(error) = done.await {
+                audit.miss(auditor.root(), &error);
+            }
         }
         for kept in about.kept {
             let origin = &kept.checkpoint().origin;
-            if !audit.met.contains(origin.as_str()) {
+            // What could not be read may have been this log.
+            if audit.unread.is_empty() && !audit.met.contains(origin.as_str()) {
                 let reason = "a checkpoint of it was kept, and the log is gone";
                 audit.find(origin.to_string(), None, reason);
             }
@@ -225,10 +248,15 @@ impl Logs {
         let stored = auditor.stored().await?;
         let named: HashSet<&str> = state.files().map(|file| file.path.as_str()).collect();
         let is_unnamed = |path: &&String| !named.contains(path.as_str());
-        audit.unnamed += stored.iter().filter(is_unnamed).count() as u64;
+        audit.unnamed += stored.keys().filter(is_unnamed).count() as u64;
+        let unread = audit.unread.len();
         let before = about.files.map(|files| (files, &stored));
         let (files, mut leaves) =
             Box::pin(self.read_files(audit, (auditor, &state), before, progress)).await?;
+        if audit.unread.len() > unread {
+            // Leaves that were not read are not missing: nothing can be said of the logs.
+            return Ok(());
+        }
         let table = |path: &str| auditor.fault(path, "").object;
         let streams = sequencer::streams(&state);
         for stream in streams.filter_map(|stream| StreamName::parse(stream).ok()) {
@@ -255,13 +283,13 @@ impl Logs {
         Ok(())
     }
 
-    /// Reads all data files, several at once, but for those that were read before and are still there; leaves by stream,
-    /// each with the number of its file.
+    /// Reads all data files, several at once, but for those that were read before and are listed as they were then; leaves
+    /// by stream, each with the number of its file.
     async fn read_files(
         &self,
         audit: &mut Audit,
         (auditor, state): (&Arc<Auditor>, &Arc<TableState>),
-        before: Option<(&AuditedFiles, &HashSet<String>)>,
+        before: Option<(&AuditedFiles, &HashMap<String, ObjectMeta>)>,
         progress: &(impl Fn(u64, u64) + Send + Sync),
     ) -> Result<(Vec<Arc<DataFile>>, BTreeMap<StreamName, Leaves>), Error> {
         let files: Vec<_> = state.files().cloned().collect();
@@ -270,54 +298,36 @@ impl Logs {
             .iter()
             .enumerate()
             .map(|(number, file)| async move {
-                let object = auditor.fault(&file.path, "").object;
-                let known = before
-                    .filter(|(_, stored)| stored.contains(&file.path))
-                    .and_then(|(files, _)| files.of(&object, &file.sha256));
-                if let Some(known) = known {
-                    return Ok((number, true, Ok(known.clone())));
-                }
-                // Hashing and decoding are most of the work: each file's on whatever core is free.
-                let (auditor, state, own) =
-                    (Arc::clone(auditor), Arc::clone(state), Arc::clone(file));
-                let reading = tokio::spawn(async move {
-                    let fold = |read: &mut FileLeaves, batch: &RecordBatch| read.add(batch, &state);
-                    auditor.rows(&state, &own, fold).await
-                });
-                let read = reading.await;
-                let read = read.map_err(|_| Error::tampered("reading stopped"))??;
-                if let (Some((files, _)), Ok(read)) = (before, &read) {
-                    files.keep(&object, &file.sha256, read);
-                }
-                Ok::<_, Error>((number, false, read))
+                let own = (auditor, state, file);
+                (number, Box::pin(read_file(own, before)).await)
             })
             .collect();
         let mut reading = stream::iter(reading).buffer_unordered(at_once);
         let mut leaves: BTreeMap<StreamName, Leaves> = BTreeMap::new();
         let (mut done, all) = (0, files.len() as u64);
-        while let Some(read) = reading.next().await {
-            let (number, is_resumed, read) = read?;
+        while let Some((number, read)) = reading.next().await {
             done += 1;
-            audit.resumed += u64::from(is_resumed);
             progress(done, all);
+            let object = || auditor.fault(&files[number].path, "").object;
             match read {
-                Err(fault) => audit.add([fault]),
-                Ok(read) => {
+                Err(error) => audit.miss(object(), &error),
+                Ok(FileRead::Faulty(fault)) => audit.add([fault]),
+                Ok(FileRead::Sound { read, is_resumed }) => {
                     audit.files += 1;
+                    audit.resumed += u64::from(is_resumed);
                     audit.rows += read.rows;
-                    for leaf in read.misplaced {
-                        let object = auditor.fault(&files[number].path, "").object;
-                        let reason = "a row says another segment than the commits";
-                        audit.find(object, Some(leaf), reason);
-                    }
                     let file = u32::try_from(number).unwrap_or(u32::MAX);
-                    for (name, found) in read.leaves {
+                    for (name, own) in read.streams {
                         let stream = StreamName::parse(&name).ok();
                         let Some(stream) = stream.filter(|stream| stream.as_str() == name) else {
-                            audit.add([auditor.fault(&files[number].path, NO_STREAM)]);
+                            audit.find(object(), None, NO_STREAM);
                             continue;
                         };
-                        let found = found.into_iter().map(|(index, leaf)| (index, leaf, file));
+                        if let Some((first, rows)) = misplaced(state, &name, &own) {
+                            audit.find(object(), Some(first), and_more(ELSEWHERE, rows));
+                        }
+                        let found = own.leaves.into_iter();
+                        let found = found.map(|(index, leaf)| (index, leaf, file));
                         leaves.entry(stream).or_default().extend(found);
                     }
                 }
@@ -325,6 +335,62 @@ impl Logs {
         }
         drop(reading);
         Ok((files, leaves))
+    }
+}
+
+/// What became of reading a file.
+enum FileRead {
+    Faulty(Fault),
+    Sound { read: FileLeaves, is_resumed: bool },
+}
+
+/// Reads a file on whatever core is free (hashing and decoding are most of the work), unless that was done before.
+async fn read_file(
+    (auditor, state, file): (&Arc<Auditor>, &Arc<TableState>, &Arc<DataFile>),
+    before: Option<(&AuditedFiles, &HashMap<String, ObjectMeta>)>,
+) -> Result<FileRead, Error> {
+    let mut kept = None;
+    if let Some((files, stored)) = before
+        && let Some(listed) = stored.get(&file.path)
+    {
+        let mark = auditor.mark(state, file, listed)?;
+        if let Some(read) = files.take(&mark) {
+            let is_resumed = true;
+            return Ok(FileRead::Sound { read, is_resumed });
+        }
+        kept = Some((files, mark));
+    }
+    let (auditor, state, file) = (Arc::clone(auditor), Arc::clone(state), Arc::clone(file));
+    let reading = tokio::spawn(async move { auditor.rows(&state, &file, add).await });
+    let read = reading
+        .await
+        .map_err(|_| Error::tampered("reading it broke off"))?;
+    let read = match read? {
+        Ok(read) => read,
+        Err(fault) => return Ok(FileRead::Faulty(fault)),
+    };
+    if let Some((files, mark)) = kept {
+        files.keep(&mark, &read);
+    }
+    let is_resumed = false;
+    Ok(FileRead::Sound { read, is_resumed })
+}
+
+/// The first leaf whose row says another segment than the commits, and how many there are.
+fn misplaced(state: &TableState, stream: &str, own: &StreamLeaves) -> Option<(u64, u64)> {
+    let mut segment = LastSegment::default();
+    let mut misplaced = own
+        .placed()
+        .filter(|placed| !segment.is(state, stream, *placed));
+    let (first, _) = misplaced.next()?;
+    Some((first, 1 + misplaced.count() as u64))
+}
+
+/// A reason that so many rows of a file give.
+pub(super) fn and_more(reason: &str, rows: u64) -> String {
+    match rows {
+        1 => reason.to_owned(),
+        rows => format!("{reason}, and so it is with {} more of the file", rows - 1),
     }
 }
 
@@ -360,31 +426,24 @@ fn note(
     }
 }
 
-impl FileLeaves {
-    /// Takes in the rows of a batch, and the leaves of those that are in a log.
-    fn add(&mut self, batch: &RecordBatch, state: &TableState) -> Option<()> {
-        self.rows += batch.num_rows() as u64;
-        let Some(numbers) = batch.column_by_name("leaf_index") else {
-            // Quarantine has no log.
-            return Some(());
-        };
-        let numbers = numbers.as_primitive_opt::<Int64Type>()?;
-        let mut segment = LastSegment::default();
-        for (row, number) in views_of(batch).ok()?.zip(numbers) {
-            let row = row.ok()?;
-            let number = u64::try_from(number?).ok()?;
-            let leaf = leaf_hash_of(&row).ok()?;
-            if !segment.has(state, (&row, number)) {
-                self.misplaced.push(number);
-            }
-            match self.leaves.get_mut(row.stream) {
-                Some(leaves) => leaves.push((number, leaf)),
-                None => {
-                    let first = vec![(number, leaf)];
-                    self.leaves.insert(row.stream.to_owned(), first);
-                }
-            }
+/// Takes in the rows of a batch, and the leaves of those that are in a log.
+fn add(read: &mut FileLeaves, batch: &RecordBatch) -> Option<()> {
+    read.rows += batch.num_rows() as u64;
+    let Some(numbers) = batch.column_by_name("leaf_index") else {
+        // Quarantine has no log.
+        return Some(());
+    };
+    let numbers = numbers.as_primitive_opt::<Int64Type>()?;
+    for (row, number) in views_of(batch).ok()?.zip(numbers) {
+        let row = row.ok()?;
+        let number = u64::try_from(number?).ok()?;
+        let leaf = leaf_hash_of(&row).ok()?;
+        if !read.streams.contains_key(row.stream) {
+            read.streams
+                .insert(row.stream.to_owned(), StreamLeaves::default());
         }
-        Some(())
+        let own = read.streams.get_mut(row.stream)?;
+        own.push(number, leaf, row.segment_id);
     }
+    Some(())
 }

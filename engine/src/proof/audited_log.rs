@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use catalog::keys::PublicKeys;
 use serde_json::Value;
 
-use super::audit::{Audit, AuditedLog, Leaves};
+use super::audit::{Audit, AuditedLog, Leaves, and_more};
 use super::audited_seals::AuditedSeals;
 use super::objects::{Listed, Objects};
 use super::{Error, LogName, Logs};
@@ -13,6 +13,9 @@ use crate::record::canonical::digest_text;
 use crate::seal::{Checkpoint, Edge, Hash, SignedCheckpoint, TileId};
 use crate::sequencer;
 use crate::table::{CHECKPOINT, TableState, table_of};
+
+/// Holes of a log that are named; of more than that, the number is.
+const HOLES_MAX: u64 = 100;
 
 /// What a commit says of a log.
 #[derive(Debug, Clone)]
@@ -210,7 +213,7 @@ impl LogAudit {
         }
         // One that grew since is there as what it has become.
         let is_there = |tile: &TileId| there.range(*tile..=tile.full()).next().is_some();
-        for tile in TileId::all(signed).filter(|tile| !is_there(tile)) {
+        for tile in TileId::all(signed.min(tree.edge.size())).filter(|tile| !is_there(tile)) {
             let path = self.objects.name(&tile.path());
             audit.find(path, first_leaf(tile), "the tile is missing");
         }
@@ -292,30 +295,48 @@ fn contiguous(
 ) -> usize {
     let mut expected = 0;
     let mut whole = None;
+    let mut holes = 0;
+    // By file: the first leaf, and how many.
+    let mut twice: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+    let mut uncounted = twice.clone();
     for (at, (index, _, file)) in leaves.iter().enumerate() {
         if *index < expected {
-            let reason = "the leaf is in the table twice";
-            audit.find(named(*file), Some(*index), reason);
+            twice.entry(*file).or_insert((*index, 0)).1 += 1;
             whole.get_or_insert(at);
         } else {
             if *index > expected {
-                let reason = format!("the rows of leaves {expected} to {} are missing", index - 1);
-                audit.find(folder.to_owned(), Some(expected), reason);
+                holes += 1;
+                if holes <= HOLES_MAX {
+                    let reason = missing(expected, index - 1);
+                    audit.find(folder.to_owned(), Some(expected), reason);
+                }
                 whole.get_or_insert(at);
             }
-            expected = index + 1;
+            expected = index.saturating_add(1);
         }
         if *index >= size {
-            audit.find(
-                named(*file),
-                Some(*index),
-                "the log does not count the leaf",
-            );
+            uncounted.entry(*file).or_insert((*index, 0)).1 += 1;
+        }
+    }
+    if holes > HOLES_MAX {
+        let reason = format!("rows are missing at {} more places", holes - HOLES_MAX);
+        audit.find(folder.to_owned(), None, reason);
+    }
+    for (reason, rows) in [
+        ("the leaf is in the table twice", twice),
+        ("the log does not count the leaf", uncounted),
+    ] {
+        for (file, (first, count)) in rows {
+            audit.find(named(file), Some(first), and_more(reason, count));
         }
     }
     if expected < size {
-        let reason = format!("the rows of leaves {expected} to {} are missing", size - 1);
+        let reason = missing(expected, size - 1);
         audit.find(folder.to_owned(), Some(expected), reason);
     }
     whole.unwrap_or(leaves.len())
+}
+
+fn missing(first: u64, last: u64) -> String {
+    format!("the rows of leaves {first} to {last} are missing")
 }

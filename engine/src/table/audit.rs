@@ -2,18 +2,20 @@
 //!
 //! It reads what is there now and asks no state that an earlier read has left.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use bytes::Bytes;
 use catalog::ids::{SiloId, TenantId};
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use futures::{StreamExt, TryStreamExt, stream};
+use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use sha2::{Digest as _, Sha256};
 
 use super::file_writer::hex;
@@ -26,6 +28,8 @@ use super::{Error, ScanRequest, Shared, Table, TableKind, Tables};
 const READ_AHEAD: usize = 32;
 /// Rows that are looked at together: as many as stay near the processor.
 const ROWS_AT_ONCE: usize = 1_024;
+
+const OTHER_BYTES: &str = "the bytes are not those that the log names";
 
 /// What is wrong with one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,13 +121,12 @@ impl Auditor {
             .map_err(log::unavailable)?;
         let mut length = 0;
         for object in &listed {
-            let name = object.location.filename().unwrap_or_default();
-            match log::version_of(name) {
-                Some(version) => length = length.max(version + 1),
-                None => {
-                    let path = format!("_delta_log/{name}");
-                    faults.push(self.fault(&path, "it is no entry of the log"));
-                }
+            let path = object.location.as_ref();
+            let version = object.location.filename().and_then(log::version_of);
+            let entry = version.filter(|version| entry_name(*version) == path);
+            match entry.and_then(|version| version.checked_add(1)) {
+                Some(next) => length = length.max(next),
+                None => faults.push(self.fault(path, "it is no entry of the log")),
             }
         }
         Ok(length)
@@ -141,19 +144,22 @@ impl Auditor {
         let path = Path::parse(&file.path).map_err(|_| Error::Malformed {
             what: "a file has no place",
         })?;
-        let bytes = match self.log.store().get(&path).await {
-            Ok(found) => found.bytes().await.map_err(log::unavailable)?,
+        let found = match self.log.store().get(&path).await {
+            Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => return fault("the file is missing"),
             Err(error) => return Err(log::unavailable(error)),
         };
-        let (size, digest) = (bytes.len() as u64, file.sha256.clone());
-        let same = tokio::task::spawn_blocking(move || hex(&Sha256::digest(&bytes)) == digest);
-        let same = same.await.map_err(|_| Error::Conflict)?;
-        if size != file.size || !same {
-            return fault("the bytes are not those that the log names");
+        if found.meta.size != file.size {
+            return fault(OTHER_BYTES);
+        }
+        let bytes = found.bytes().await.map_err(log::unavailable)?;
+        let (hashed, digest) = (bytes.clone(), file.sha256.clone());
+        let same = tokio::task::spawn_blocking(move || hex(&Sha256::digest(&hashed)) == digest);
+        if !same.await.map_err(|_| Error::Conflict)? {
+            return fault(OTHER_BYTES);
         }
         let only = Arc::new(state.with_only(file));
-        let table = self.table(&only);
+        let table = self.holding(&only, &path, bytes).await?;
         let request = ScanRequest {
             projection: (0..only.schema.fields().len()).collect(),
             predicate: None,
@@ -173,20 +179,15 @@ impl Auditor {
             Err(Error::Tampered { what } | Error::Malformed { what }) => return fault(what),
             Err(Error::Conflict) => return fault("it cannot be read"),
         };
-        // Its bytes were whole a moment ago: a store that fails only now is asked once more before it is called a fault.
-        let folded = match folded(Arc::clone(&plan), &fold).await {
-            Ok(folded) => Ok(folded),
-            Err(_) => folded(plan, &fold).await,
-        };
-        match folded {
+        match folded(plan, &fold).await {
             Ok(Some(folded)) => Ok(Ok(folded)),
             Ok(None) => fault("a row of it is no record"),
             Err(_) => fault("the file does not open, or is not what was written"),
         }
     }
 
-    /// The names of the data files that lie below the table's root.
-    pub(crate) async fn stored(&self) -> Result<HashSet<String>, Error> {
+    /// The data files that lie below the table's root, by their paths.
+    pub(crate) async fn stored(&self) -> Result<HashMap<String, ObjectMeta>, Error> {
         let listed: Vec<_> = self
             .log
             .store()
@@ -194,22 +195,69 @@ impl Auditor {
             .try_collect()
             .await
             .map_err(log::unavailable)?;
-        let is_data = |path: &&str| !path.starts_with("_delta_log/");
-        Ok(listed
-            .iter()
-            .map(|object| object.location.as_ref())
-            .filter(is_data)
-            .map(str::to_owned)
+        let named = listed
+            .into_iter()
+            .map(|object| (object.location.to_string(), object));
+        Ok(named
+            .filter(|(path, _)| !path.starts_with("_delta_log/"))
             .collect())
     }
 
-    fn table(&self, state: &Arc<TableState>) -> Table {
-        Table {
+    /// A digest of everything that the outcome of reading a file depends on but the keys: which table it is of and with
+    /// which columns, what the log says of the file, and how the store lists it.
+    pub(crate) fn mark(
+        &self,
+        state: &TableState,
+        file: &DataFile,
+        listed: &ObjectMeta,
+    ) -> Result<String, Error> {
+        let mut mark = Sha256::new();
+        for part in [
+            self.name.root().as_ref().as_bytes(),
+            state.table_id().as_bytes(),
+            &file.digest()?,
+            &listed.size.to_le_bytes(),
+            listed.last_modified.to_rfc3339().as_bytes(),
+            listed.e_tag.as_deref().unwrap_or_default().as_bytes(),
+        ] {
+            mark.update((part.len() as u64).to_le_bytes());
+            mark.update(part);
+        }
+        for field in state.schema.fields() {
+            let kind = field.data_type();
+            let column = format!("{:?} {kind:?} {}", field.name(), field.is_nullable());
+            mark.update((column.len() as u64).to_le_bytes());
+            mark.update(column);
+        }
+        Ok(hex(&mark.finalize()))
+    }
+
+    /// A table of one file that is here already: what was hashed is what is read, whatever the store says next.
+    async fn holding(
+        &self,
+        state: &Arc<TableState>,
+        path: &Path,
+        bytes: Bytes,
+    ) -> Result<Table, Error> {
+        let held = InMemory::new();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the store is the memory of this call"
+        )]
+        held.put(path, bytes.into())
+            .await
+            .map_err(log::unavailable)?;
+        Ok(Table {
             name: self.name.clone(),
-            log: self.log.clone(),
+            log: Log::new(Arc::new(held), Path::default()),
             shared: Arc::clone(&self.shared),
             latest: tokio::sync::Mutex::new(Arc::clone(state)),
-        }
+        })
+    }
+
+    /// The table's root below that of the silo.
+    pub(crate) fn root(&self) -> String {
+        self.name.root().to_string()
     }
 
     pub(crate) fn fault(&self, path: &str, reason: &str) -> Fault {
@@ -222,7 +270,7 @@ impl Auditor {
 
 async fn folded<T: Default + Send>(
     plan: Arc<dyn ExecutionPlan>,
-    fold: impl Fn(&mut T, &RecordBatch) -> Option<()> + Send + Sync,
+    fold: &(impl Fn(&mut T, &RecordBatch) -> Option<()> + Send + Sync),
 ) -> Result<Option<T>, DataFusionError> {
     let config = SessionConfig::new().with_batch_size(ROWS_AT_ONCE);
     let context = TaskContext::default().with_session_config(config);

@@ -14,11 +14,12 @@ use deltalake_core::kernel::{Action, Add, Metadata, Protocol};
 use futures::TryStreamExt;
 use serde::Deserialize;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::Error;
 use super::commit::COMMIT_ID;
 use super::key_material::KeyMaterial;
-use super::layout::{Partition, TableName};
+use super::layout::{Partition, TableName, prefixed};
 use super::log::{Log, Read};
 use super::stats::FileStats;
 use crate::record::schema::PARTITIONS;
@@ -96,6 +97,18 @@ impl DataFile {
     /// How many rows the log says it has.
     pub(super) fn count(&self) -> u64 {
         self.count
+    }
+
+    /// A digest of all that the log says of it.
+    pub(super) fn digest(&self) -> Result<[u8; 32], Error> {
+        let mut digest = Sha256::new();
+        let key = self.key.to_json()?;
+        let texts = [&self.path, &self.sha256, &self.sealed_stats, &key];
+        digest.update(prefixed(&texts.map(String::as_str)));
+        digest.update(prefixed(&self.partition.0.each_ref().map(String::as_str)));
+        digest.update(self.size.to_le_bytes());
+        digest.update(self.count.to_le_bytes());
+        Ok(digest.finalize().into())
     }
 
     /// The file's statistics, verified.

@@ -1,5 +1,7 @@
 //! What `trailhouse verify table` found, as it is told and as it is signed.
 
+use std::path::Path;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use catalog::tenant::TenantRecord;
@@ -33,10 +35,19 @@ pub(super) fn tell(audit: &Audit, kept: usize) {
             finding.object, finding.reason
         ));
     }
-    if audit.truncated {
-        say("WRONG     and more");
+    for missed in &audit.unread {
+        say(format!("UNREAD    {}: {}", missed.object, missed.reason));
     }
-    if audit.findings.is_empty() {
+    if audit.truncated {
+        say("and more than is listed here");
+    }
+    if audit.findings.is_empty() && audit.unread.is_empty() {
+        if audit.resumed > 0 {
+            say(format!(
+                "{} file(s) were not read anew: an audit that was interrupted has read them, and the store lists them as then",
+                audit.resumed
+            ));
+        }
         say("verified: whatever is there is what was written, in its place, and whole");
         // Whoever took away everything, or its end and all that speaks of it, left nothing that could be found wrong.
         say(match kept {
@@ -46,8 +57,19 @@ pub(super) fn tell(audit: &Audit, kept: usize) {
     }
 }
 
+/// Writes the report, and is not done before it is signed.
+pub(super) async fn write_report(
+    path: &Path,
+    service: &Service,
+    tenant: &TenantRecord,
+    audit: &Audit,
+) -> Result<(), super::Error> {
+    let signed = signed_report(service, tenant, audit).await?;
+    std::fs::write(path, signed).map_err(|error| super::Error::Write(path.to_owned(), error))
+}
+
 /// The report, and the tenant's signature of `"trailhouse audit report 1\0" | report`, the report as it stands there.
-pub(super) async fn signed_report(
+async fn signed_report(
     service: &Service,
     tenant: &TenantRecord,
     audit: &Audit,

@@ -79,8 +79,9 @@ enum Verb {
         /// Where to write a report, signed by the tenant
         #[arg(long, value_name = "FILE")]
         report: Option<PathBuf>,
-        /// Where to keep what was read of each data file: an audit that is interrupted goes on from there. Keep it where
-        /// nobody else writes
+        /// Where to keep what was read of each data file until the audit is at its end: one that is interrupted goes on
+        /// from there. What is changed after it was read is then found only if the store lists it as changed. Keep it
+        /// where nobody else writes
         #[arg(long, value_name = "FILE")]
         resume: Option<PathBuf>,
         #[command(flatten)]
@@ -244,6 +245,9 @@ pub enum Error {
     /// A table that was changed.
     #[error("not verified: {0} finding(s)")]
     Findings(usize),
+    /// Objects of which nothing can be said.
+    #[error("not checked: {0} object(s) could not be read")]
+    Unread(usize),
     /// An audit that cannot be gone on with.
     #[error("{0}")]
     Resumed(#[source] NotResumed),
@@ -265,6 +269,7 @@ impl Error {
             self,
             Self::Keys(_)
                 | Self::Unchecked(_)
+                | Self::Unread(_)
                 | Self::Resumed(_)
                 | Self::Witness(_)
                 | Self::Quorum(_)
@@ -392,13 +397,21 @@ async fn table(
         let checkpoint = SignedCheckpoint::verify(&read(path)?, &keys);
         kept.push(checkpoint.map_err(Error::Older)?);
     }
-    let files = resume.map(|path| AuditedFiles::open(path, &record.id, &record.silo));
+    let silos = &service.config.silos;
+    let silo = silos.iter().find(|silo| silo.id == record.silo);
+    let root = silo
+        .map(|silo| silo.root.url().to_string())
+        .unwrap_or_default();
+    let files = resume.map(|path| AuditedFiles::open(path, (&record.id, &record.silo), &root));
     let files = files.transpose().map_err(Error::Resumed)?;
-    if let Some(files) = files.as_ref().filter(|files| !files.is_empty()) {
-        say(format!(
-            "resumed   {} file(s) were read before",
-            files.len()
-        ));
+    // Whatever becomes of this audit, an older one's report is not what it says.
+    if let Some(path) = report {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(super::Error::Write(path.to_owned(), error));
+            }
+            _ => {}
+        }
     }
     let about = About {
         silo: &record.silo,
@@ -410,14 +423,24 @@ async fn table(
     let audit = audit.map_err(Error::Unchecked)?;
     bar.finish_and_clear();
     audited::tell(&audit, kept.len());
-    if let Some(path) = report {
-        let signed = audited::signed_report(service, &record, &audit).await?;
-        std::fs::write(path, signed)
-            .map_err(|error| super::Error::Write(path.to_owned(), error))?;
+    if let Some(files) = files.filter(|_| audit.unread.is_empty()) {
+        files
+            .remove()
+            .map_err(NotResumed::from)
+            .map_err(Error::Resumed)?;
     }
+    let reported = match report {
+        Some(path) => audited::write_report(path, service, &record, &audit).await,
+        None => Ok(()),
+    };
     if !audit.findings.is_empty() {
+        reported.unwrap_or_else(|error| say(format!("there is no report: {error}")));
         return Err(Error::Findings(audit.findings.len()).into());
     }
+    if !audit.unread.is_empty() {
+        return Err(Error::Unread(audit.unread.len()).into());
+    }
+    reported?;
     Ok(quorum.check_all(&audit)?)
 }
 
