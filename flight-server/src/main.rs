@@ -12,7 +12,7 @@ use flight_server::observe;
 use flight_server::service::install_tls_provider;
 
 /// A record is some hundred small allocations that one thread makes and another frees; the system's allocator spends
-/// half of an ingest's time on that.
+/// half of an ingest's time on that. It asks for no huge pages: they took a fifth to a half more memory, and no less time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
