@@ -24,8 +24,9 @@ use serde::Serialize;
 use super::audited_files::{AuditedFiles, FileLeaves, StreamLeaves};
 use super::audited_log::{LogAudit, Said};
 use super::{Error, LogName, Logs};
+use crate::record::layout::Layout;
 use crate::record::views_of;
-use crate::seal::{Hash, Origin, SignedCheckpoint, leaf_hash_of};
+use crate::seal::{Hash, Origin, SignedCheckpoint, leaf_hash_under};
 use crate::sequencer::{self, Tree};
 use crate::table::{Auditor, DataFile, Fault, TableKind, TableState, entry_name, table_of};
 
@@ -434,10 +435,14 @@ fn add(read: &mut FileLeaves, batch: &RecordBatch) -> Option<()> {
         return Some(());
     };
     let numbers = numbers.as_primitive_opt::<Int64Type>()?;
+    let mut layout = ("", None);
     for (row, number) in views_of(batch).ok()?.zip(numbers) {
         let row = row.ok()?;
         let number = u64::try_from(number?).ok()?;
-        let leaf = leaf_hash_of(&row).ok()?;
+        if layout.0 != row.leaf_layout {
+            layout = (row.leaf_layout, Layout::parse(row.leaf_layout).ok());
+        }
+        let leaf = leaf_hash_under(&row, layout.1.as_ref()?).ok()?;
         if !read.streams.contains_key(row.stream) {
             read.streams
                 .insert(row.stream.to_owned(), StreamLeaves::default());

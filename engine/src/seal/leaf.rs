@@ -134,6 +134,17 @@ pub fn leaf_hash(record: &StoredRecord) -> Result<Hash, Unsealable> {
 /// As [`leaf_hash`].
 pub(crate) fn leaf_hash_of(record: &RecordView<'_>) -> Result<Hash, Unsealable> {
     let layout = Layout::parse(record.leaf_layout).map_err(Unsealable::Layout)?;
+    leaf_hash_under(record, &layout)
+}
+
+/// [`leaf_hash_of`] a record whose layout was read already: those of a table are mostly the same.
+///
+/// # Errors
+/// As [`leaf_hash`].
+pub(crate) fn leaf_hash_under(
+    record: &RecordView<'_>,
+    layout: &Layout<'_>,
+) -> Result<Hash, Unsealable> {
     let mut id = [0; RecordId::LEN];
     let names = [
         record.tenant_id,
@@ -141,7 +152,7 @@ pub(crate) fn leaf_hash_of(record: &RecordView<'_>) -> Result<Hash, Unsealable> 
         record.record_id.encode(&mut id),
     ];
     let mut leaf = begin(names, 1 + layout.entries().len());
-    commit(record, &layout, |_, committed| {
+    commit(record, layout, |_, committed| {
         leaf.update(committed.hash());
     })?;
     Ok(leaf.finalize().into())

@@ -24,8 +24,8 @@ pub mod witness;
 
 pub use checkpoint::{Checkpoint, Origin, SignedCheckpoint, Unsigned};
 pub use cosignature::WitnessKey;
-pub(crate) use leaf::leaf_hash_of;
 pub use leaf::{Unsealable, leaf_hash};
+pub(crate) use leaf::{leaf_hash_of, leaf_hash_under};
 pub use merkle::{Frontier, Group, Hash, verify_consistency, verify_path};
 pub use opened::OpenedLeaf;
 pub use promise::{GroupHead, Promised, Unpromised, promised};

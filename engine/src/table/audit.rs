@@ -133,7 +133,7 @@ impl Auditor {
     }
 
     /// Folds the rows of a file, batch by batch, once its bytes are those that the log names. `fold` gives `None` at a row
-    /// that cannot be.
+    /// that cannot be. All of it is work of the calling task, for as long as it takes.
     pub(crate) async fn rows<T: Default + Send>(
         &self,
         state: &TableState,
@@ -153,9 +153,7 @@ impl Auditor {
             return fault(OTHER_BYTES);
         }
         let bytes = found.bytes().await.map_err(log::unavailable)?;
-        let (hashed, digest) = (bytes.clone(), file.sha256.clone());
-        let same = tokio::task::spawn_blocking(move || hex(&Sha256::digest(&hashed)) == digest);
-        if !same.await.map_err(|_| Error::Conflict)? {
+        if hex(&Sha256::digest(&bytes)) != file.sha256 {
             return fault(OTHER_BYTES);
         }
         let only = Arc::new(state.with_only(file));
