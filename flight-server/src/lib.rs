@@ -11,6 +11,7 @@ pub mod flight;
 pub mod http;
 mod intake;
 pub mod limits;
+pub mod listen;
 pub mod observe;
 pub mod problem;
 mod refusals;

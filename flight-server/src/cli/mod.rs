@@ -12,6 +12,7 @@ mod output;
 mod policy;
 mod promise;
 mod quarantine;
+mod reach;
 mod receipt;
 mod repair;
 mod schema;
@@ -164,6 +165,9 @@ pub enum Error {
     /// A witness.
     #[error(transparent)]
     Witness(#[from] witness::Error),
+    /// The way to a server.
+    #[error(transparent)]
+    Reach(#[from] reach::Error),
     /// SQL.
     #[error(transparent)]
     Sql(#[from] sql::Error),

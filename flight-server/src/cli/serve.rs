@@ -13,20 +13,24 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
-use tonic::transport::server::TcpIncoming;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::auth::developer::TokenRequest;
 use crate::config::Config;
 use crate::flight;
 use crate::http;
-use crate::http::connections::{self, Bounds, told};
+use crate::http::connections;
 use crate::limits::HEADERS_BYTES_MAX;
+use crate::listen::{self, Bounds, Tls, TlsError, told};
 use crate::observe::{self, grpc::ObserveLayer};
 use crate::service::{self, Service};
 
 /// Intermediaries drop connections that are silent for a minute.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const UPKEEP: Duration = Duration::from_secs(5);
+/// How often certificates are looked at.
+const RENEWAL: Duration = Duration::from_secs(5);
 const TOKEN_LIFETIME: Duration = Duration::from_hours(12);
 /// What is left for the tables after requests took all the time there was.
 const DRAIN_TIME_MIN: Duration = Duration::from_secs(2);
@@ -52,6 +56,9 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
+    /// What TLS is spoken with.
+    #[error("TLS cannot be spoken")]
+    Tls(#[from] TlsError),
     /// Signals.
     #[error("the signals of the system cannot be heard")]
     Signals(#[source] std::io::Error),
@@ -94,6 +101,7 @@ pub struct Server {
     service: Arc<Service>,
     silos: Vec<Bound>,
     admin: TcpListener,
+    tls: Option<Arc<Tls>>,
 }
 
 /// One silo's listeners.
@@ -119,8 +127,9 @@ impl Server {
     /// Binds every configured listener, so that clients can connect from now on.
     ///
     /// # Errors
-    /// When an address cannot be listened on.
+    /// When an address cannot be listened on, or TLS cannot be spoken with the files that there are.
     pub async fn bind(service: Arc<Service>) -> Result<Self, Error> {
+        let tls = service.config.tls.clone().map(Tls::open).transpose()?;
         let mut silos = Vec::new();
         for silo in &service.config.silos {
             let setting = |key: &str| format!("silos.{}.{key}", silo.id);
@@ -135,6 +144,7 @@ impl Server {
             service,
             silos,
             admin,
+            tls: tls.map(Arc::new),
         })
     }
 
@@ -170,17 +180,21 @@ impl Server {
         let mut listeners = JoinSet::new();
         for bound in self.silos {
             let router = http::silo(Arc::clone(&self.service), bound.silo.clone());
-            listeners.spawn(serve_http(bound.http, router, stopped.clone()));
+            let tls = || self.tls.clone();
+            listeners.spawn(serve_http(bound.http, tls(), router, stopped.clone()));
             let service = Arc::clone(&self.service);
-            let silo = bound.silo;
-            listeners.spawn(serve_flight(bound.flight, service, silo, stopped.clone()));
+            let flight = (bound.silo, bound.flight);
+            listeners.spawn(serve_flight(flight, tls(), service, stopped.clone()));
         }
         // The admin listener goes on to the end: it says that this process is stopping.
         let mut background = JoinSet::new();
         let (_admin_stop, never) = watch::channel(false);
         let admin = http::admin(Arc::clone(&self.service));
-        background.spawn(serve_http(self.admin, admin, never));
+        background.spawn(serve_http(self.admin, None, admin, never));
         background.spawn(upkeep(Arc::clone(&self.service)));
+        if let Some(tls) = self.tls {
+            background.spawn(renew(tls));
+        }
         tokio::select! {
             () = told => {}
             Some(ended) = listeners.join_next() => return Err(cause(ended)),
@@ -205,9 +219,13 @@ impl Server {
     /// Says on standard output where to connect, and with what in development.
     async fn announce(&self) {
         let mut lines = Vec::new();
+        let (grpc, http) = match self.tls {
+            Some(_) => ("grpc+tls", "https"),
+            None => ("grpc", "http"),
+        };
         for silo in self.addresses().unwrap_or_default() {
             lines.push(format!(
-                "silo {}: Flight SQL on grpc://{}, HTTP on http://{}",
+                "silo {}: Flight SQL on {grpc}://{}, HTTP on {http}://{}",
                 silo.silo, silo.flight, silo.http
             ));
         }
@@ -270,32 +288,62 @@ async fn listen(setting: String, address: SocketAddr) -> Result<TcpListener, Err
 
 async fn serve_http(
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     router: Router,
     stopped: watch::Receiver<bool>,
 ) -> Result<(), Error> {
-    connections::serve(listener, router, stopped, Bounds::default()).await;
+    connections::serve(listener, tls, router, stopped, Bounds::default()).await;
     Ok(())
 }
 
 async fn serve_flight(
-    listener: TcpListener,
+    (silo, listener): (SiloId, TcpListener),
+    tls: Option<Arc<Tls>>,
     service: Arc<Service>,
-    silo: SiloId,
     stopped: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let observe = ObserveLayer::new(Arc::clone(&service));
     let flight = flight::flight_service(service, silo).map_err(Error::FlightService)?;
+    let incoming = listen::connections(listener, tls, stopped.clone(), Bounds::default());
+    let incoming = ReceiverStream::new(incoming).map(Ok::<_, std::io::Error>);
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_max_header_list_size(HEADERS_BYTES_MAX)
         .layer(observe)
         .add_service(flight)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            told(stopped),
-        )
+        .serve_with_incoming_shutdown(incoming, told(stopped))
         .await
         .map_err(Error::Flight)
+}
+
+/// Takes up new certificates. Those that cannot be used are told of once, and the old ones stay in use.
+async fn renew(tls: Arc<Tls>) -> Result<(), Error> {
+    let mut ticks = tokio::time::interval(RENEWAL);
+    let mut told = None;
+    loop {
+        ticks.tick().await;
+        let own = Arc::clone(&tls);
+        let renewed = tokio::task::spawn_blocking(move || own.reload()).await;
+        match renewed.map_err(Error::Failed)? {
+            Ok(renewed) => {
+                told = None;
+                if renewed {
+                    tracing::info!("the certificates were read again, and are in use");
+                }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if told.as_ref() != Some(&text) {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(
+                        error,
+                        "new certificates cannot be used: the old ones stay in use"
+                    );
+                    told = Some(text);
+                }
+            }
+        }
+    }
 }
 
 async fn upkeep(service: Arc<Service>) -> Result<(), Error> {

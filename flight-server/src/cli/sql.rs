@@ -15,6 +15,7 @@ use futures::TryStreamExt;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
+use super::reach::{self, Reach};
 use super::{output, say, token};
 use crate::auth::developer::TokenRequest;
 use crate::config::Config;
@@ -39,6 +40,8 @@ pub(super) struct Arguments {
     /// File that holds a bearer token; default: one of the development issuer
     #[arg(long)]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
     /// Keep the result in this file, as Arrow IPC
     #[arg(long, value_name = "FILE", requires = "statement")]
     save: Option<PathBuf>,
@@ -70,12 +73,10 @@ pub(super) async fn run(config: Config, arguments: &Arguments) -> Result<(), sup
             None,
         ),
     };
-    let default_uri = config
-        .silos
-        .first()
-        .map(|silo| format!("http://{}", silo.flight));
-    let uri = arguments.uri.clone().or(default_uri).unwrap_or_default();
-    let mut session = Session::connect(&uri, &token, role.as_deref()).await?;
+    let own = || reach::url(&config, config.silos.first().map(|silo| silo.flight));
+    let uri = arguments.uri.clone().unwrap_or_else(own);
+    let endpoint = arguments.reach.flight(&uri)?;
+    let mut session = Session::connect((&uri, endpoint), &token, role.as_deref()).await?;
     match &arguments.statement {
         Some(statement) => {
             let answer = session.ask(statement).await?;
@@ -138,11 +139,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects to `uri` (e.g. `http://127.0.0.1:31337`), with a bearer token and an optional role to act in.
-    pub(super) async fn connect(uri: &str, token: &str, role: Option<&str>) -> Result<Self, Error> {
+    /// Connects to where `uri` says, with a bearer token and an optional role to act in.
+    pub(super) async fn connect(
+        (uri, endpoint): (&str, Endpoint),
+        token: &str,
+        role: Option<&str>,
+    ) -> Result<Self, Error> {
         let unreachable = |source| Error::Unreachable(uri.to_owned(), source);
-        let uri_http = uri.replacen("grpc://", "http://", 1);
-        let endpoint = Endpoint::from_shared(uri_http).map_err(unreachable)?;
         let channel = endpoint.connect().await.map_err(unreachable)?;
         let mut client = FlightSqlServiceClient::new(channel);
         client.set_token(token.to_owned());

@@ -10,7 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::say;
-use crate::http::connections::{self, Bounds};
+use crate::http::connections;
+use crate::listen::Bounds;
 use crate::witness::serving::{self, ServedWitness, open_key};
 
 /// What to do.
@@ -93,7 +94,7 @@ async fn serve(witness: Arc<ServedWitness>, listen: SocketAddr) -> Result<(), Er
     say(format!("witness   {}", witness.public()));
     say(format!("listens   http://{address}"));
     let (stop, stopped) = watch::channel(false);
-    let serving = connections::serve(listener, witness.router(), stopped, Bounds::default());
+    let serving = connections::serve(listener, None, witness.router(), stopped, Bounds::default());
     let stopping = async move {
         tokio::select! {
             _ = terminate.recv() => {}

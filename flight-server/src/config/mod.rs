@@ -8,12 +8,14 @@ mod rates;
 mod raw;
 mod resolved;
 mod roots;
+mod tls;
 mod wal;
 
 use std::path::{Path, PathBuf};
 
 pub use queries::QuerySettings;
 pub use resolved::{Auth, Config, Issuer, Jwks, Log, LogFormat, Silo};
+pub use tls::Tls;
 pub use wal::Wal;
 
 /// The file that is read from the working directory when none is named.

@@ -39,6 +39,10 @@ const SETTINGS: &[(&str, Kind)] = &[
     ("silos.*.flight", Kind::Text),
     ("silos.*.http", Kind::Text),
     ("admin.listen", Kind::Text),
+    ("tls.certificate", Kind::Text),
+    ("tls.key", Kind::Text),
+    ("tls.client_ca", Kind::Text),
+    ("tls.plaintext", Kind::Boolean),
     ("auth.developer", Kind::Boolean),
     ("auth.leeway_s", Kind::Integer),
     ("auth.jwks_refresh_s", Kind::Integer),
@@ -85,6 +89,7 @@ pub(super) struct RawConfig {
     pub(super) wal: RawWal,
     pub(super) silos: BTreeMap<String, RawSilo>,
     pub(super) admin: RawAdmin,
+    pub(super) tls: RawTls,
     pub(super) auth: RawAuth,
     pub(super) limits: RawLimits,
     pub(super) queries: RawQueries,
@@ -167,6 +172,15 @@ impl<'de> Deserialize<'de> for RawStore {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawAdmin {
     pub(super) listen: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawTls {
+    pub(super) certificate: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) client_ca: Option<String>,
+    pub(super) plaintext: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -16,6 +16,7 @@ use super::queries::{self, QuerySettings};
 use super::raw::{
     RawAuth, RawConfig, RawControl, RawIssuer, RawLimits, RawLog, RawSilo, RawWitness,
 };
+use super::tls::{self, Tls};
 use super::wal::{self, Wal};
 use super::{rates, roots};
 use crate::limits::{BATCH_BYTES_CEILING, Limits, RECORD_BYTES_CEILING, SILOS_MAX};
@@ -45,6 +46,8 @@ pub struct Config {
     pub silos: Vec<Silo>,
     /// Where health and metrics are served.
     pub admin: SocketAddr,
+    /// What the silos are served with, if that is TLS.
+    pub tls: Option<Tls>,
     /// Whom to believe.
     pub auth: Auth,
     /// How much of everything.
@@ -162,6 +165,7 @@ pub(super) fn resolve(raw: RawConfig, environment: &[(String, String)]) -> Resul
         wal: wal::resolve(raw.wal)?,
         silos,
         admin,
+        tls: tls::resolve(&raw.tls)?,
         auth: Auth {
             developer: false,
             leeway: Duration::ZERO,
@@ -174,6 +178,7 @@ pub(super) fn resolve(raw: RawConfig, environment: &[(String, String)]) -> Resul
         log,
     };
     config.auth = auth(raw.auth, &config)?;
+    tls::check(&config, raw.tls.plaintext.unwrap_or(false))?;
     check_apart(&config)?;
     Ok(config)
 }

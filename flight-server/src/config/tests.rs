@@ -91,10 +91,35 @@ fn the_development_issuer_stays_on_loopback() {
         jwks = 'https://id.example/keys'
         profile = 'okta'
     ";
-    let config = from_text(&format!("{outside}{issuer}"), []).unwrap();
+    let plaintext = format!("tls.plaintext = true\n{outside}{issuer}");
+    let config = from_text(&plaintext, []).unwrap();
     assert!(!config.auth.developer);
     assert_eq!(config.auth.issuers.len(), 1);
     refuses(&format!("{outside}{issuer}{issuer}"), "auth.issuers");
+}
+
+#[test]
+fn other_machines_are_served_with_tls_unless_it_is_said_otherwise() {
+    let issuer = "[[auth.issuers]]\nissuer = 'i'\naudience = 'a'\njwks = 'https://id.example/keys'";
+    let outside = format!("{}\n{issuer}", TWO.replace("127.0.0.1:2", "0.0.0.0:2"));
+    refuses(&outside, "silos.us.flight");
+    let tls = "tls = { certificate = 'c.pem', key = 'k.pem', client_ca = 'ca.pem' }\n";
+    let config = from_text(&format!("{tls}{outside}"), []).unwrap();
+    let files = config.tls.unwrap();
+    assert!(files.certificate.is_absolute() && files.client_ca.is_some());
+    // Health and metrics have none.
+    let admin = format!("admin.listen = '10.0.0.1:9'\n{tls}{outside}");
+    refuses(&admin, "admin.listen");
+    assert!(
+        from_text(
+            &format!("tls.plaintext = true\n{}", admin.replace(tls, "")),
+            []
+        )
+        .is_ok()
+    );
+    refuses("tls.certificate = 'c.pem'", "tls.key");
+    refuses("tls.key = 'k.pem'", "tls.certificate");
+    refuses("tls.client_ca = 'ca.pem'", "tls.certificate");
 }
 
 #[test]

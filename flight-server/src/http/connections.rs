@@ -1,4 +1,4 @@
-//! The connections of one listener: so many at the most, and none that goes on without asking for anything.
+//! HTTP over the connections of one listener: none goes on without asking for anything.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,93 +10,37 @@ use axum::extract::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 use crate::limits::HEADERS_BYTES_MAX;
-
-/// What the connections of a listener may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bounds {
-    /// So many at the same time; the next one waits for one to end.
-    pub(crate) connections_max: usize,
-    /// How long the headers of a request may take to arrive, and a connection may be idle.
-    pub(crate) headers_wait_max: Duration,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self {
-            connections_max: 4_096,
-            headers_wait_max: Duration::from_secs(30),
-        }
-    }
-}
-
-/// How long nobody is let in after the system had no more room for a connection.
-const REST: Duration = Duration::from_millis(200);
+use crate::listen::{self, Bounds, Connection, Tls, told};
 
 /// Serves until `stopped` says so, and then until every request that is under way has its answer.
 pub(crate) async fn serve(
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     router: Router,
     stopped: watch::Receiver<bool>,
     bounds: Bounds,
 ) {
-    let room = Arc::new(Semaphore::new(bounds.connections_max));
+    let mut incoming = listen::connections(listener, tls, stopped.clone(), bounds);
     let mut connections = JoinSet::new();
-    loop {
-        let (stream, turn) = tokio::select! {
-            () = told(stopped.clone()) => break,
-            next = next(&listener, &room) => next,
-        };
+    while let Some(connection) = incoming.recv().await {
         while connections.try_join_next().is_some() {}
         let wait = bounds.headers_wait_max;
-        connections.spawn(one(stream, router.clone(), stopped.clone(), wait, turn));
+        connections.spawn(one(connection, router.clone(), stopped.clone(), wait));
     }
-    drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-/// Resolves when it is over.
-pub(crate) async fn told(mut stopped: watch::Receiver<bool>) {
-    // An error says that the sender is gone: then it is over as well.
-    drop(stopped.wait_for(|stop| *stop).await);
-}
-
-async fn next(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> (TcpStream, Option<OwnedSemaphorePermit>) {
-    // The semaphore is never closed.
-    let turn = Arc::clone(room).acquire_owned().await.ok();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                // The rest of an answer does not wait until the client has confirmed its beginning, which clients put
-                // off for some 40 ms. A socket that is gone already is noticed at its first use.
-                let _ = stream.set_nodelay(true);
-                return (stream, turn);
-            }
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a connection was not taken"
-                );
-                tokio::time::sleep(REST).await;
-            }
-        }
-    }
-}
-
 async fn one(
-    stream: TcpStream,
+    connection: Connection,
     router: Router,
     stopped: watch::Receiver<bool>,
     wait: Duration,
-    _turn: Option<OwnedSemaphorePermit>,
 ) {
     let asked = Arc::new(AtomicBool::new(false));
     let noted = Arc::clone(&asked);
@@ -115,7 +59,7 @@ async fn one(
         .keep_alive_interval(wait)
         .max_header_list_size(HEADERS_BYTES_MAX);
     let service = TowerToHyperService::new(router);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(TokioIo::new(connection), service);
     tokio::pin!(connection);
     // Before the first request it is not even known which version of the protocol is spoken.
     let first = tokio::time::sleep(wait);
@@ -145,6 +89,7 @@ async fn one(
 mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -155,7 +100,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         let router = Router::new().route("/", get(|| async { "here" }));
-        tokio::spawn(serve(listener, router, stopped, bounds));
+        tokio::spawn(serve(listener, None, router, stopped, bounds));
         (address, stop)
     }
 

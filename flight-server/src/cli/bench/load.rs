@@ -13,6 +13,7 @@ use super::report::{Row, Samples};
 use super::send::{Door, Sender};
 use super::{Error, send};
 use crate::cli::generate::Generator;
+use crate::cli::reach::Reach;
 
 /// Everything a run needs.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub(super) struct Load {
     pub(super) lasts: Duration,
     pub(super) url: String,
     pub(super) uri: String,
+    pub(super) reach: Reach,
 }
 
 /// One tenant's part of the load.
@@ -189,6 +191,7 @@ mod tests {
             lasts: Duration::from_secs(1),
             url: String::new(),
             uri: String::new(),
+            reach: Reach::default(),
         };
         let batches = Schedule::new(&load, Door::Batch);
         assert_eq!(batches.due(), Some(Duration::ZERO));

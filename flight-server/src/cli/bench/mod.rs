@@ -18,6 +18,7 @@ use catalog::clock::{Clock, Random, SystemClock, SystemRandom};
 use self::load::{Load, Share};
 use self::report::Row;
 use self::send::Door;
+use super::reach::{self, Reach};
 use super::{ingest, say, token};
 use crate::config::Config;
 
@@ -74,6 +75,8 @@ struct Ingest {
     /// File with a bearer token, for one tenant; default: tokens of the development issuer
     #[arg(long)]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// Why nothing was measured.
@@ -82,6 +85,9 @@ pub enum Error {
     /// One token cannot be several tenants'.
     #[error("a token file goes with one tenant")]
     OneToken,
+    /// The way to the server.
+    #[error(transparent)]
+    Reach(#[from] reach::Error),
     /// The server is not there.
     #[error("cannot reach the server at `{0}`: is it running?")]
     Unreachable(String, #[source] Box<dyn std::error::Error + Send + Sync>),
@@ -120,11 +126,6 @@ pub(super) async fn run(config: Config, arguments: &Arguments) -> Result<(), sup
 
 fn plan(config: &Config, ingest: &Ingest) -> Result<Load, super::Error> {
     let silo = config.silos.first();
-    let default = |address: Option<std::net::SocketAddr>| {
-        address
-            .map(|address| format!("http://{address}"))
-            .unwrap_or_default()
-    };
     let mut shares = Vec::new();
     for (place, tenant) in (1_u32..).zip(&ingest.tenant) {
         let token = match &ingest.token_file {
@@ -143,15 +144,16 @@ fn plan(config: &Config, ingest: &Ingest) -> Result<Load, super::Error> {
         shares,
         batch: ingest.batch,
         rate: ingest.rate,
+        reach: ingest.reach.clone(),
         lasts: Duration::from_secs(ingest.seconds),
         url: ingest
             .url
             .clone()
-            .unwrap_or_else(|| default(silo.map(|silo| silo.http))),
+            .unwrap_or_else(|| reach::url(config, silo.map(|silo| silo.http))),
         uri: ingest
             .uri
             .clone()
-            .unwrap_or_else(|| default(silo.map(|silo| silo.flight))),
+            .unwrap_or_else(|| reach::url(config, silo.map(|silo| silo.flight))),
     })
 }
 

@@ -144,6 +144,7 @@ pub(super) fn json(rows: &[Row]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::reach::Reach;
 
     #[test]
     fn quantiles_and_rates_are_those_of_the_samples() {
@@ -166,6 +167,7 @@ mod tests {
             lasts: Duration::ZERO,
             url: String::new(),
             uri: String::new(),
+            reach: Reach::default(),
         };
         let row = Row::new(Door::Batch, 4, &load, Duration::from_secs(2), samples);
         assert_eq!(row.latency, [51.0, 96.0, 100.0]);

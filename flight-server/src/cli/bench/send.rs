@@ -13,7 +13,7 @@ use arrow_flight::sql::{TableDefinitionOptions, TableExistsOption, TableNotExist
 use catalog::clock::{Random, SystemRandom};
 use futures::stream;
 use serde_json::Value;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::Error;
 use super::load::{Load, Share};
@@ -165,9 +165,10 @@ impl Sender {
             Door::Batch | Door::Flight => "/v1/audit/records:batch",
         };
         let flight = match door {
-            Door::Flight => Some(connect(&load.uri, &share).await?),
+            Door::Flight => Some(connect(load, &share).await?),
             Door::Single | Door::Batch => None,
         };
+        let unreachable = |error| Error::Unreachable(load.url.clone(), Box::new(error));
         let mut id = [0; 8];
         SystemRandom.fill(&mut id);
         Ok(Self {
@@ -177,7 +178,7 @@ impl Sender {
             sent: 0,
             url: format!("{}{path}", load.url.trim_end_matches('/')),
             // A client of its own is a connection of its own.
-            http: reqwest::Client::new(),
+            http: load.reach.http()?.build().map_err(unreachable)?,
             flight,
             share,
         })
@@ -289,15 +290,10 @@ fn append() -> CommandStatementIngest {
     }
 }
 
-async fn connect(uri: &str, share: &Share) -> Result<FlightSqlServiceClient<Channel>, Error> {
-    let unreachable =
-        |source: tonic::transport::Error| Error::Unreachable(uri.to_owned(), Box::new(source));
-    let endpoint = Endpoint::from_shared(uri.replacen("grpc://", "http://", 1));
-    let channel = endpoint
-        .map_err(unreachable)?
-        .connect()
-        .await
-        .map_err(unreachable)?;
+async fn connect(load: &Load, share: &Share) -> Result<FlightSqlServiceClient<Channel>, Error> {
+    let endpoint = load.reach.flight(&load.uri)?;
+    let channel = endpoint.connect().await;
+    let channel = channel.map_err(|error| Error::Unreachable(load.uri.clone(), Box::new(error)))?;
     let mut client = FlightSqlServiceClient::new(channel);
     client.set_token(share.token.0.clone());
     Ok(client)

@@ -16,6 +16,7 @@ use super::generate::Generator;
 use super::ingest::source::Format;
 use super::ingest::{self, Summary, Target};
 use super::operator::{self, Operator, Why};
+use super::reach::{self, Reach};
 use super::serve::{self, Addresses, Server};
 use super::sql::{self, Session};
 use super::{say, tenant, token};
@@ -67,6 +68,9 @@ pub enum Error {
     /// The settings.
     #[error("the demo's settings are wrong")]
     Config(#[from] config::Error),
+    /// The way to the server.
+    #[error(transparent)]
+    Reach(#[from] reach::Error),
     /// The server.
     #[error("the server cannot be run")]
     Service(#[from] service::Error),
@@ -265,7 +269,9 @@ impl Demo {
 
     async fn session(&self, tenant: &str, role: &str) -> Result<Session, Error> {
         let token = self.mint(&sql::reader(tenant, role)?)?;
-        Ok(Session::connect(&format!("http://{}", self.flight(tenant)), &token, None).await?)
+        let uri = format!("http://{}", self.flight(tenant));
+        let endpoint = Reach::default().flight(&uri)?;
+        Ok(Session::connect((&uri, endpoint), &token, None).await?)
     }
 
     async fn ask(

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use self::rejects::Rejects;
 use self::send::{Line, Sender};
 use self::source::{Bad, Format, Item};
+use super::reach::{self, Reach};
 use super::{say, token};
 use crate::auth::developer::TokenRequest;
 use crate::config::Config;
@@ -49,6 +50,8 @@ pub struct Arguments {
     /// File that holds a bearer token; default: one of the development issuer
     #[arg(long)]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
     /// Where to put what was refused: a line each, with its number, the problem and the original
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
@@ -68,11 +71,8 @@ pub async fn run(config: Config, arguments: &Arguments) -> Result<(), super::Err
         }
         None => token::mint(&config, &writer(&arguments.tenant), TOKEN_LIFETIME)?,
     };
-    let default_url = config
-        .silos
-        .first()
-        .map(|silo| format!("http://{}", silo.http));
-    let url = arguments.url.clone().or(default_url).unwrap_or_default();
+    let own = || reach::url(&config, config.silos.first().map(|silo| silo.http));
+    let url = arguments.url.clone().unwrap_or_else(own);
     let target = Target {
         url: &url,
         tenant: &arguments.tenant,
@@ -83,7 +83,7 @@ pub async fn run(config: Config, arguments: &Arguments) -> Result<(), super::Err
         Some(path) => Rejects::create(path)?,
         None => Rejects::nowhere(),
     };
-    let mut sender = Sender::new(&target, rejects)?;
+    let mut sender = Sender::new(&target, arguments.reach.http()?, rejects)?;
     let sent = all(&mut sender, &arguments.paths, arguments.format, true).await;
     // What is known is said, also of a run that broke off.
     let summary = sender.finish()?;
@@ -179,7 +179,7 @@ pub async fn files(
     paths: &[PathBuf],
     format: Format,
 ) -> Result<Summary, Error> {
-    let mut sender = Sender::new(target, Rejects::nowhere())?;
+    let mut sender = Sender::new(target, reqwest::Client::builder(), Rejects::nowhere())?;
     all(&mut sender, paths, format, false).await?;
     sender.finish()
 }
@@ -189,7 +189,7 @@ pub async fn records(
     target: &Target<'_>,
     records: impl IntoIterator<Item = Value>,
 ) -> Result<Summary, Error> {
-    let mut sender = Sender::new(target, Rejects::nowhere())?;
+    let mut sender = Sender::new(target, reqwest::Client::builder(), Rejects::nowhere())?;
     for (number, record) in (1..).zip(records) {
         let text = record.to_string();
         sender.add(Line::new("", number, text)).await?;

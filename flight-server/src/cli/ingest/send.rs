@@ -64,10 +64,14 @@ pub(super) struct Sender<'a> {
 }
 
 impl<'a> Sender<'a> {
-    pub(super) fn new(target: &'a Target<'a>, rejects: Rejects) -> Result<Self, Error> {
+    pub(super) fn new(
+        target: &'a Target<'a>,
+        client: reqwest::ClientBuilder,
+        rejects: Rejects,
+    ) -> Result<Self, Error> {
         Ok(Self {
             target,
-            client: reqwest::Client::builder().timeout(ATTEMPT_MAX).build()?,
+            client: client.timeout(ATTEMPT_MAX).build()?,
             waiting: Vec::new(),
             bytes: 0,
             summary: Summary::default(),
