@@ -80,7 +80,8 @@ const AZURE_AD: Aliases = Aliases {
     ],
     subject: &[&["sub"], &["oid"], &["appid"]],
     client: &[&["azp"], &["appid"]],
-    scopes: &[&["scp"]],
+    // What an application may do by itself Entra grants as roles, and names no scopes.
+    scopes: &[&["scp"], &["roles"]],
     roles: &[&["roles"]],
     ..GENERIC
 };

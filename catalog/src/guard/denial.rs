@@ -21,6 +21,12 @@ pub enum Denial {
     /// The token does not verify, is malformed, or has expired.
     #[error("the credentials are missing, malformed, expired or not trusted")]
     InvalidToken,
+    /// The token is longer than one that is looked at.
+    #[error("a token has at most {bytes_max} bytes: have its issuer put fewer claims into it")]
+    TokenTooLong {
+        /// The longest there may be.
+        bytes_max: usize,
+    },
     /// The caller lacks a role or scope.
     #[error("this needs {needs}")]
     Forbidden {
@@ -77,7 +83,7 @@ impl Denial {
             Self::InvalidTenantFormat => "invalid-tenant-format",
             Self::TenantMismatch => "tenant-mismatch",
             Self::UnknownTenant => "unknown-tenant",
-            Self::InvalidToken => "invalid-token",
+            Self::InvalidToken | Self::TokenTooLong { .. } => "invalid-token",
             Self::Forbidden { .. } => "forbidden",
             Self::PolicyDenies | Self::PolicyFails => "forbidden",
             Self::CrossTenantQuery => "cross-tenant-query",

@@ -1,9 +1,8 @@
-//! An issuer's public keys: read when due, kept when the source fails, and never fetched in a flood.
+//! An issuer's public keys: read when due, kept when their source fails, and never fetched in a flood.
 //!
 //! A token with an unknown `kid` may mean a new key, so it makes the set be read again, but at most once in
 //! `UNKNOWN_KEY_INTERVAL`: whoever sends made-up `kid`s must not turn this server against the issuer.
 
-use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,47 +10,22 @@ use catalog::clock::Timestamp;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
-use tokio::io::AsyncReadExt;
-use url::Url;
 
 use super::Refusal;
-use crate::config::Jwks;
-use crate::limits::{JWKS_BYTES_MAX, JWKS_KEYS_MAX};
+use super::source::{Error, Source};
+use crate::limits::JWKS_KEYS_MAX;
 
 const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
-const FETCH_TIME_MAX: Duration = Duration::from_secs(5);
+/// Without any keys nobody can be answered at all, so the source is asked more often.
+const NO_KEYS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the last good set serves while its source is unreachable.
 const STALE_MAX: Duration = Duration::from_hours(24);
-
-/// Why a key set could not be read. Addresses and contents stay out of the texts.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    #[error("the key file cannot be read")]
-    File(#[from] std::io::Error),
-    #[error("the key set cannot be fetched")]
-    Fetch(#[from] reqwest::Error),
-    #[error("the issuer answered with status {0}")]
-    Status(u16),
-    #[error("the key set is larger than {JWKS_BYTES_MAX} bytes or {JWKS_KEYS_MAX} keys")]
-    TooLarge,
-    #[error("the key set is not a JWKS")]
-    Malformed,
-    #[error("the key set holds no key for EdDSA, ES256 or RS256")]
-    NoUsableKey,
-}
 
 #[derive(Debug)]
 struct Key {
     id: Option<String>,
     algorithm: Algorithm,
     key: DecodingKey,
-}
-
-#[derive(Debug)]
-enum Source {
-    File(std::path::PathBuf),
-    Url { url: Url, client: reqwest::Client },
-    Fixed,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +38,8 @@ struct State {
 /// The keys of one issuer.
 #[derive(Debug)]
 pub(super) struct KeySet {
-    source: Source,
+    /// None for keys that never change.
+    source: Option<Source>,
     refresh: Duration,
     state: RwLock<State>,
     /// Held by whoever reads the source, so that one does and the others go on with what there is.
@@ -73,24 +48,13 @@ pub(super) struct KeySet {
 
 impl KeySet {
     /// The set behind this source; nothing is read yet.
-    pub(super) fn new(source: &Jwks, refresh: Duration) -> Result<Self, Error> {
-        let source = match source {
-            Jwks::File(path) => Source::File(path.clone()),
-            Jwks::Url(url) => Source::Url {
-                url: url.clone(),
-                client: reqwest::Client::builder()
-                    .timeout(FETCH_TIME_MAX)
-                    // A redirect could lead out of https, or to where this server must not ask.
-                    .redirect(reqwest::redirect::Policy::none())
-                    .build()?,
-            },
-        };
-        Ok(Self {
-            source,
+    pub(super) fn new(source: Source, refresh: Duration) -> Self {
+        Self {
+            source: Some(source),
             refresh,
             state: RwLock::default(),
             reading: tokio::sync::Mutex::new(()),
-        })
+        }
     }
 
     /// A set of one Ed25519 key that never changes.
@@ -105,7 +69,7 @@ impl KeySet {
             ..State::default()
         };
         Self {
-            source: Source::Fixed,
+            source: None,
             refresh: Duration::MAX,
             state: RwLock::new(state),
             reading: tokio::sync::Mutex::new(()),
@@ -160,14 +124,19 @@ impl KeySet {
         let older = |moment: Option<Timestamp>, than: Duration| {
             moment.is_none_or(|at| now.since(at).is_some_and(|passed| passed >= than))
         };
+        let pause = match self.keys(now) {
+            Some(_) => UNKNOWN_KEY_INTERVAL.min(age),
+            None => NO_KEYS_INTERVAL,
+        };
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        !matches!(self.source, Source::Fixed)
-            && older(state.read_at, age)
-            && older(state.tried_at, UNKNOWN_KEY_INTERVAL.min(age))
+        self.source.is_some() && older(state.read_at, age) && older(state.tried_at, pause)
     }
 
     /// Reads the source. With something to go on with, one caller reads and the others do not wait for it.
     async fn read(&self, now: Timestamp, others_go_on: bool) {
+        let Some(source) = &self.source else {
+            return;
+        };
         let _turn = if others_go_on {
             match self.reading.try_lock() {
                 Ok(turn) => turn,
@@ -181,12 +150,7 @@ impl KeySet {
             }
             turn
         };
-        let outcome = match &self.source {
-            Source::File(path) => read_file(path).await,
-            Source::Url { url, client } => fetch(client, url).await,
-            Source::Fixed => return,
-        };
-        let outcome = outcome.and_then(|bytes| parse(&bytes));
+        let outcome = source.read().await.and_then(|bytes| parse(&bytes));
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.tried_at = Some(now);
         match outcome {
@@ -207,37 +171,6 @@ impl KeySet {
             .unwrap_or_else(PoisonError::into_inner)
             .tried_at
     }
-}
-
-async fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
-    let file = tokio::fs::File::open(path).await?;
-    let mut bytes = Vec::new();
-    let limit = JWKS_BYTES_MAX as u64 + 1;
-    file.take(limit).read_to_end(&mut bytes).await?;
-    if bytes.len() > JWKS_BYTES_MAX {
-        return Err(Error::TooLarge);
-    }
-    Ok(bytes)
-}
-
-async fn fetch(client: &reqwest::Client, url: &Url) -> Result<Vec<u8>, Error> {
-    let request = client.get(url.clone());
-    let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
-    if !response.status().is_success() {
-        return Err(Error::Status(response.status().as_u16()));
-    }
-    let mut bytes = Vec::new();
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(reqwest::Error::without_url)?
-    {
-        if bytes.len() + chunk.len() > JWKS_BYTES_MAX {
-            return Err(Error::TooLarge);
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes)
 }
 
 fn parse(bytes: &[u8]) -> Result<Arc<[Key]>, Error> {
@@ -307,7 +240,7 @@ mod tests {
     fn set_in(folder: &tempfile::TempDir, keys: &[Value]) -> KeySet {
         write(folder, keys);
         let path = folder.path().join("jwks.json");
-        KeySet::new(&Jwks::File(path), Duration::from_secs(600)).unwrap()
+        KeySet::new(Source::File(path), Duration::from_secs(600))
     }
 
     fn write(folder: &tempfile::TempDir, keys: &[Value]) {
@@ -388,13 +321,15 @@ mod tests {
     async fn a_source_that_never_worked_is_no_verdict_on_the_token() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("jwks.json");
-        let set = KeySet::new(&Jwks::File(path), Duration::from_secs(600)).unwrap();
+        let set = KeySet::new(Source::File(path), Duration::from_secs(600));
         assert_eq!(
             find(&set, Some("a"), 0).await,
             Err(Refusal::KeysUnavailable)
         );
         write(&folder, &[okp("a")]);
-        assert_eq!(find(&set, Some("a"), 31).await, Ok(()));
+        let at_once = find(&set, Some("a"), 0).await;
+        assert_eq!(at_once, Err(Refusal::KeysUnavailable), "asked just now");
+        assert_eq!(find(&set, Some("a"), 1).await, Ok(()));
     }
 
     #[test]
@@ -411,35 +346,5 @@ mod tests {
         ));
         assert!(matches!(parsed(json!([])), Err(Error::Malformed)));
         assert!(matches!(parse(b"{"), Err(Error::Malformed)));
-    }
-
-    /// A source on a port of its own; gives its address.
-    async fn served(router: axum::Router) -> Url {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(axum::serve(listener, router).into_future());
-        Url::parse(&format!("http://{address}/keys")).unwrap()
-    }
-
-    #[tokio::test]
-    async fn keys_are_fetched_but_not_from_where_a_redirect_leads() {
-        use axum::response::Redirect;
-        use axum::routing::get;
-        let keys = json!({"keys": [okp("a")]}).to_string();
-        let large = format!("{keys}{}", " ".repeat(JWKS_BYTES_MAX));
-        let router = axum::Router::new()
-            .route("/good", get(move || async { keys }))
-            .route("/large", get(move || async { large }))
-            .route("/keys", get(|| async { Redirect::temporary("/good") }));
-        let url = served(router).await;
-        let found = async |path: &str| {
-            let source = Jwks::Url(url.join(path).unwrap());
-            let set = KeySet::new(&source, Duration::from_secs(600)).unwrap();
-            find(&set, Some("a"), 0).await
-        };
-        assert_eq!(found("/good").await, Ok(()));
-        for bad in ["/keys", "/large", "/nowhere"] {
-            assert_eq!(found(bad).await, Err(Refusal::KeysUnavailable), "{bad}");
-        }
     }
 }

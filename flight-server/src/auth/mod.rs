@@ -14,13 +14,13 @@ mod claims;
 pub mod developer;
 mod jwks;
 mod jwt;
+mod source;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::{DecodePaddingMode, Engine, GeneralPurpose, GeneralPurposeConfig};
 use catalog::clock::Clock;
 use catalog::context::{ClaimProfile, VerifiedClaims};
 use catalog::guard::Denial;
@@ -29,6 +29,7 @@ use crate::config::Auth;
 use crate::limits::TOKEN_BYTES_MAX;
 use developer::Developer;
 use jwks::KeySet;
+use source::Source;
 
 /// Why a token is not believed. The caller learns only that it is not; the reason is counted and logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +79,7 @@ impl Refusal {
 /// Why no authenticator can be made.
 #[derive(Debug, thiserror::Error)]
 #[error("the keys of an issuer cannot be set up")]
-pub struct Error(#[source] jwks::Error);
+pub struct Error(#[source] source::Error);
 
 /// Verifies tokens against the configured issuers, and against the development issuer where there is one.
 #[derive(Debug)]
@@ -107,10 +108,11 @@ impl Authenticator {
     ) -> Result<Self, Error> {
         let mut issuers = BTreeMap::new();
         for trusted in &config.issuers {
+            let source = Source::new(&trusted.issuer, &trusted.jwks).map_err(Error)?;
             let issuer = Issuer {
                 audience: trusted.audience.clone(),
                 profile: trusted.profile,
-                keys: KeySet::new(&trusted.jwks, config.jwks_refresh).map_err(Error)?,
+                keys: KeySet::new(source, config.jwks_refresh),
             };
             issuers.insert(trusted.issuer.clone(), issuer);
         }
@@ -191,9 +193,12 @@ fn refused(refusal: Refusal) -> Denial {
     match refusal {
         // Not the token's fault: a 401 would make clients throw good tokens away.
         Refusal::KeysUnavailable => Denial::Unavailable,
+        // Says nothing of the token but what its sender can count.
+        Refusal::TooLong => Denial::TokenTooLong {
+            bytes_max: TOKEN_BYTES_MAX,
+        },
         Refusal::Missing
         | Refusal::Scheme
-        | Refusal::TooLong
         | Refusal::Malformed
         | Refusal::Algorithm
         | Refusal::TokenType
@@ -220,6 +225,12 @@ fn bearer(authorization: Option<&str>) -> Result<&str, Refusal> {
     after_scheme(authorization, "Bearer").ok_or(Refusal::Scheme)
 }
 
+/// RFC 7617 wants the padding; the clients written in Go leave it out.
+const BASIC: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 /// The password of a Basic login; `None` when this is another scheme.
 fn basic(authorization: Option<&str>) -> Option<Result<String, Refusal>> {
     let encoded = after_scheme(authorization?, "Basic")?;
@@ -227,7 +238,7 @@ fn basic(authorization: Option<&str>) -> Option<Result<String, Refusal>> {
     if encoded.len() > TOKEN_BYTES_MAX * 2 {
         return Some(Err(Refusal::TooLong));
     }
-    let decoded = STANDARD.decode(encoded).ok();
+    let decoded = BASIC.decode(encoded).ok();
     let text = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
     let password = text.as_deref().and_then(|text| text.split_once(':'));
     Some(match password {

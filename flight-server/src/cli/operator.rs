@@ -1,5 +1,6 @@
 //! The operator at the command line: a principal of the system tenant, who passes the same gate as everybody else.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +28,14 @@ pub enum Error {
     #[error("the data or the keys cannot be opened")]
     Service(#[from] service::Error),
     /// Operators come from the development issuer, and it is off.
-    #[error("the development issuer is off (`auth.developer`): there is nobody to act as")]
+    #[error(
+        "the development issuer is off (`auth.developer`): there is nobody to act as; \
+         `auth.operator_token` names a file with a token of yours"
+    )]
     NoDeveloper,
+    /// The token to act by.
+    #[error("`auth.operator_token`: `{}` cannot be read", .0.display())]
+    TokenFile(PathBuf, #[source] std::io::Error),
     /// The development issuer.
     #[error("no token can be made")]
     Developer(#[source] developer::Error),
@@ -134,9 +141,15 @@ pub(super) struct Operator {
 impl Operator {
     /// Opens data and keys, and signs in as an operator of the system tenant.
     pub(super) async fn open(config: Config) -> Result<Self, Error> {
-        let token = token::mint(&config, &request(), TOKEN_LIFETIME)?;
+        let token = match &config.auth.operator_token {
+            Some(path) => {
+                let text = std::fs::read_to_string(path);
+                text.map_err(|source| Error::TokenFile(path.clone(), source))?
+            }
+            None => token::mint(&config, &request(), TOKEN_LIFETIME)?,
+        };
         let service = Service::beside(config).await?;
-        Self::sign_in(service, &token).await
+        Self::sign_in(service, token.trim()).await
     }
 
     /// Sees to it that what was decided here has its evidence. For an operator who was [opened](Self::open).

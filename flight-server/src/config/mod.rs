@@ -3,6 +3,7 @@
 //! Raw settings (`raw`) become resolved ones (`resolved`) once, at start. There is no process-wide configuration: it is
 //! an argument. This is the one place that reads the environment.
 
+mod auth;
 mod queries;
 mod rates;
 mod raw;
@@ -13,8 +14,9 @@ mod wal;
 
 use std::path::{Path, PathBuf};
 
+pub use auth::{Auth, Issuer, Jwks};
 pub use queries::QuerySettings;
-pub use resolved::{Auth, Config, Issuer, Jwks, Log, LogFormat, Silo};
+pub use resolved::{Config, Log, LogFormat, Silo};
 pub use tls::Tls;
 pub use wal::Wal;
 

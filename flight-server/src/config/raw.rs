@@ -46,6 +46,7 @@ const SETTINGS: &[(&str, Kind)] = &[
     ("auth.developer", Kind::Boolean),
     ("auth.leeway_s", Kind::Integer),
     ("auth.jwks_refresh_s", Kind::Integer),
+    ("auth.operator_token", Kind::Text),
     ("auth.issuers.[].issuer", Kind::Text),
     ("auth.issuers.[].audience", Kind::Text),
     ("auth.issuers.[].jwks", Kind::Text),
@@ -189,6 +190,7 @@ pub(super) struct RawAuth {
     pub(super) developer: Option<bool>,
     pub(super) leeway_s: Option<u64>,
     pub(super) jwks_refresh_s: Option<u64>,
+    pub(super) operator_token: Option<String>,
     pub(super) issuers: Vec<RawIssuer>,
 }
 
@@ -197,7 +199,7 @@ pub(super) struct RawAuth {
 pub(super) struct RawIssuer {
     pub(super) issuer: String,
     pub(super) audience: String,
-    pub(super) jwks: String,
+    pub(super) jwks: Option<String>,
     pub(super) profile: Option<String>,
 }
 

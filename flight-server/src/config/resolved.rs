@@ -5,17 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use catalog::context::ClaimProfile;
 use catalog::ids::SiloId;
 use engine::seal::WitnessKey;
 use engine::table::Root;
 use url::Url;
 
 use super::Error;
+use super::auth::{self, Auth};
 use super::queries::{self, QuerySettings};
-use super::raw::{
-    RawAuth, RawConfig, RawControl, RawIssuer, RawLimits, RawLog, RawSilo, RawWitness,
-};
+use super::raw::{RawConfig, RawControl, RawLimits, RawLog, RawSilo, RawWitness};
 use super::tls::{self, Tls};
 use super::wal::{self, Wal};
 use super::{rates, roots};
@@ -27,7 +25,6 @@ const DEFAULT_KEYS: &str = "./trailhouse-keys";
 const DEFAULT_FLIGHT_PORT: u16 = 31337;
 const DEFAULT_HTTP_PORT: u16 = 31380;
 const DEFAULT_ADMIN_PORT: u16 = 31390;
-const LEEWAY_S_MAX: u64 = 300;
 /// A note has room for them beside the keys of the tenant.
 const WITNESSES_MAX: usize = 16;
 /// Libraries log at `info` what operators did not ask for.
@@ -82,41 +79,6 @@ pub struct Silo {
     pub http: SocketAddr,
 }
 
-/// Whom to believe.
-#[derive(Clone, Debug)]
-pub struct Auth {
-    /// Whether this process issues tokens itself, for development.
-    pub developer: bool,
-    /// How far clocks may be apart.
-    pub leeway: Duration,
-    /// How long a key set is used before it is fetched again.
-    pub jwks_refresh: Duration,
-    /// The issuers whose tokens are accepted.
-    pub issuers: Vec<Issuer>,
-}
-
-/// One trusted issuer.
-#[derive(Clone, Debug)]
-pub struct Issuer {
-    /// What `iss` has to be.
-    pub issuer: String,
-    /// What `aud` has to be or hold.
-    pub audience: String,
-    /// Where its public keys are.
-    pub jwks: Jwks,
-    /// How its claims are named.
-    pub profile: ClaimProfile,
-}
-
-/// Where a key set is read from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Jwks {
-    /// A file, read again when it is due.
-    File(PathBuf),
-    /// An address, fetched again when it is due.
-    Url(Url),
-}
-
 /// What is logged, and how.
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -166,18 +128,13 @@ pub(super) fn resolve(raw: RawConfig, environment: &[(String, String)]) -> Resul
         silos,
         admin,
         tls: tls::resolve(&raw.tls)?,
-        auth: Auth {
-            developer: false,
-            leeway: Duration::ZERO,
-            jwks_refresh: Duration::ZERO,
-            issuers: Vec::new(),
-        },
+        auth: Auth::default(),
         limits,
         queries: queries::resolve(&raw.queries)?,
         witnesses: witnesses(&raw.witnesses)?,
         log,
     };
-    config.auth = auth(raw.auth, &config)?;
+    config.auth = auth::resolve(raw.auth, &config)?;
     tls::check(&config, raw.tls.plaintext.unwrap_or(false))?;
     check_apart(&config)?;
     Ok(config)
@@ -286,62 +243,6 @@ fn address(setting: &str, text: Option<&str>, port: Option<u16>) -> Result<Socke
     }
 }
 
-fn auth(raw: RawAuth, config: &Config) -> Result<Auth, Error> {
-    let leeway_s = raw.leeway_s.unwrap_or(60);
-    if leeway_s > LEEWAY_S_MAX {
-        return Err(refused("auth.leeway_s", format!("at most {LEEWAY_S_MAX}")));
-    }
-    let issuers: Vec<Issuer> = raw
-        .issuers
-        .into_iter()
-        .map(issuer)
-        .collect::<Result<_, _>>()?;
-    let mut names: Vec<&str> = issuers.iter().map(|one| one.issuer.as_str()).collect();
-    names.sort_unstable();
-    if names.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(refused("auth.issuers", "an issuer is named twice"));
-    }
-    let developer = raw.developer.unwrap_or(issuers.is_empty());
-    let outside = config
-        .listeners()
-        .find(|(_, address)| !address.ip().is_loopback());
-    match outside {
-        Some((setting, _)) if developer => Err(refused(
-            setting,
-            "the development issuer runs on loopback addresses only: \
-             configure [[auth.issuers]] and set auth.developer = false",
-        )),
-        _ if !developer && issuers.is_empty() => {
-            Err(refused("auth.issuers", "nobody could call: configure one"))
-        }
-        _ => Ok(Auth {
-            developer,
-            leeway: Duration::from_secs(leeway_s),
-            jwks_refresh: Duration::from_secs(raw.jwks_refresh_s.unwrap_or(600).max(30)),
-            issuers,
-        }),
-    }
-}
-
-fn issuer(raw: RawIssuer) -> Result<Issuer, Error> {
-    let profile = raw.profile.as_deref().unwrap_or("generic");
-    let profile = ClaimProfile::parse(profile).ok_or_else(|| {
-        refused(
-            "auth.issuers.profile",
-            "one of generic, azuread, okta, auth0",
-        )
-    })?;
-    if raw.issuer.is_empty() || raw.audience.is_empty() {
-        return Err(refused("auth.issuers", "issuer and audience are needed"));
-    }
-    Ok(Issuer {
-        issuer: raw.issuer,
-        audience: raw.audience,
-        jwks: jwks(&raw.jwks)?,
-        profile,
-    })
-}
-
 fn witnesses(raw: &BTreeMap<String, RawWitness>) -> Result<Vec<Witness>, Error> {
     if raw.len() > WITNESSES_MAX {
         return Err(refused("witnesses", format!("at most {WITNESSES_MAX}")));
@@ -365,27 +266,6 @@ fn witness(name: &str, raw: &RawWitness) -> Result<Witness, Error> {
         ));
     }
     Ok(Witness { key, url })
-}
-
-fn jwks(text: &str) -> Result<Jwks, Error> {
-    const SETTING: &str = "auth.issuers.jwks";
-    if !text.contains("://") {
-        return Ok(Jwks::File(absolute(SETTING, text)?));
-    }
-    let url = Url::parse(text).map_err(|error| refused(SETTING, error.to_string()))?;
-    let loopback = match url.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    };
-    match url.scheme() {
-        "https" => Ok(Jwks::Url(url)),
-        // Whoever can change the keys on their way can sign any token.
-        "http" if loopback => Ok(Jwks::Url(url)),
-        "http" => Err(refused(SETTING, "https is needed beyond this machine")),
-        _ => Err(refused(SETTING, "a file or an https:// address is needed")),
-    }
 }
 
 fn limits(raw: &RawLimits) -> Result<Limits, Error> {

@@ -133,6 +133,14 @@ fn keys_are_not_fetched_in_the_clear() {
     refuses(&issuer("http://id.example/keys"), "auth.issuers.jwks");
     refuses(&issuer("ftp://id.example/keys"), "auth.issuers.jwks");
     assert!(from_text(&issuer("http://127.0.0.1:9/keys"), []).is_ok());
+    let discovered = |issuer: &str| format!("[[auth.issuers]]\nissuer='{issuer}'\naudience='a'");
+    refuses(&discovered("http://id.example"), "auth.issuers.issuer");
+    refuses(&discovered("id.example"), "auth.issuers.issuer");
+    let config = from_text(&discovered("https://id.example/acme/"), []).unwrap();
+    let document = "https://id.example/acme/.well-known/openid-configuration";
+    assert!(
+        matches!(&config.auth.issuers[0].jwks, Jwks::Discovery(url) if url.as_str() == document)
+    );
     let config = from_text(&issuer("keys.json"), []).unwrap();
     assert!(matches!(&config.auth.issuers[0].jwks, Jwks::File(path) if path.is_absolute()));
 }

@@ -16,7 +16,7 @@ impl From<Denial> for Problem {
             Denial::InvalidTenantFormat => Slug::InvalidTenantFormat,
             Denial::TenantMismatch => Slug::TenantMismatch,
             Denial::UnknownTenant => Slug::UnknownTenant,
-            Denial::InvalidToken => Slug::InvalidToken,
+            Denial::InvalidToken | Denial::TokenTooLong { .. } => Slug::InvalidToken,
             Denial::Forbidden { .. } | Denial::PolicyDenies | Denial::PolicyFails => {
                 Slug::Forbidden
             }
@@ -225,6 +225,7 @@ mod tests {
             Denial::TenantMismatch,
             Denial::UnknownTenant,
             Denial::InvalidToken,
+            Denial::TokenTooLong { bytes_max: 7 },
             Denial::Forbidden { needs: "a role" },
             Denial::CrossTenantQuery,
             Denial::ResidencyConflict,
