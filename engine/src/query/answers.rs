@@ -97,6 +97,35 @@ async fn ordinary_expressions_work() {
 }
 
 #[tokio::test]
+async fn json_is_read_as_the_caller_sees_it() {
+    let shown = reader(
+        "SELECT context, context->'user' AS user, context->'user'->>'phone' AS phone, \
+         context->>'secret' AS secret, json_get_int(context, 'n') AS n, context->'none' AS none, \
+         action->'x' AS no_json, context #>> ['user', 'phone'] AS path, context->'user'->>'phone' = '[redacted]' AS compared, \
+         json_contains(context, 'secret') AS has, json_length(context) AS size \
+         FROM records ORDER BY created_at LIMIT 1",
+    )
+    .await;
+    insta::assert_snapshot!(shown);
+    let clear = Caller::new(ONE, Role::Investigator)
+        .shows(
+            "SELECT context->'user'->>'phone' AS phone, count(*) AS n FROM records \
+             GROUP BY context->'user'->>'phone' ORDER BY 1 LIMIT 2",
+        )
+        .await;
+    insta::assert_snapshot!(clear);
+    for sql in [
+        "SELECT count(*) FROM records WHERE context->>'secret' = 'x'",
+        "SELECT count(*) FROM records WHERE json_get_str(context, 'secret') = 'x'",
+        "SELECT json_get(context, 'secret') FROM records",
+        "SELECT leaf_index->'x' FROM records",
+    ] {
+        let outcome = Caller::new(ONE, Role::Reader).rows(sql).await;
+        assert!(outcome.is_err(), "{sql}: {outcome:?}");
+    }
+}
+
+#[tokio::test]
 async fn metadata_shows_what_the_caller_sees() {
     let reader = Caller::new(ONE, Role::Reader);
     insta::assert_snapshot!("tables_of_a_reader", reader.shows("SHOW TABLES").await);
@@ -106,6 +135,9 @@ async fn metadata_shows_what_the_caller_sees() {
     let columns = "SELECT table_name, count(*) AS n FROM information_schema.columns \
                    GROUP BY table_name ORDER BY table_name";
     insta::assert_snapshot!("columns_of_a_reader", reader.shows(columns).await);
+    let comments = "SELECT column_name, comment, class, mask FROM information_schema.columns \
+                    WHERE table_name = 'records' ORDER BY ordinal_position";
+    insta::assert_snapshot!("comments_for_a_reader", reader.shows(comments).await);
     for (sql, is_known) in [
         ("DESCRIBE evidence", false),
         ("SHOW COLUMNS FROM audit.quarantine", false),

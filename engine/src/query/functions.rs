@@ -16,7 +16,7 @@ use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 
-use super::{bounded, zoned};
+use super::{bounded, json, zoned};
 
 /// The functions of every session. Made once.
 pub(crate) static FUNCTIONS: LazyLock<Functions> = LazyLock::new(Functions::listed);
@@ -40,6 +40,7 @@ impl Functions {
             .map(bounded::bound)
             .map(zoned::zoned)
             .chain([bounded::text_join()])
+            .chain(json::functions())
             .map(|function| (function.name().to_owned(), function));
         let aggregate = SessionStateDefaults::default_aggregate_functions()
             .into_iter()
@@ -73,7 +74,8 @@ impl Functions {
 
     /// What turns operators and literals into functions: ours first, so that they become the bounded forms.
     pub(crate) fn planners() -> Vec<Arc<dyn ExprPlanner>> {
-        std::iter::once(bounded::planner())
+        [bounded::planner(), json::planner()]
+            .into_iter()
             .chain(SessionStateDefaults::default_expr_planners())
             .collect()
     }

@@ -82,6 +82,9 @@ const TEXT: &[&str] = &[
     "labels['env']",
     "labels['EMAIL']",
     "labels['none']",
+    "context->'user'",
+    "context->>'secret'",
+    "json_get_str(context, 'user', 'phone')",
 ];
 /// Those that readers may filter by.
 const CLEAR: &[&str] = &[

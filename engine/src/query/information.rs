@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{SchemaProvider, Session, TableProvider};
 use datafusion::common::Result;
@@ -13,6 +13,7 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
+use super::about::{self, About};
 use super::error::Error;
 use super::table_name::{AUDIT, INFORMATION_SCHEMA, TableName};
 use super::tables::SessionTables;
@@ -128,6 +129,7 @@ async fn columns(session: &SessionTables) -> Result<RecordBatch, Error> {
         "data_type",
     ]);
     let mut positions = Vec::new();
+    let mut told = Vec::new();
     for table in session.viewer().tables() {
         let guarded = session.guarded(table).await?;
         for (position, field) in (1..).zip(guarded.view().schema.fields()) {
@@ -141,9 +143,24 @@ async fn columns(session: &SessionTables) -> Result<RecordBatch, Error> {
             ]);
             positions.push(position);
         }
+        told.extend(about::columns(session.viewer(), guarded.view()));
     }
     let positions: ArrayRef = Arc::new(Int32Array::from(positions));
-    rows.finish(vec![("ordinal_position", positions)])
+    let mut more = vec![("ordinal_position", positions)];
+    more.extend(comments(&told));
+    rows.finish(more)
+}
+
+/// What columns are, as columns: `comment` for people, the parts of it for programs.
+fn comments(told: &[About]) -> [(&'static str, ArrayRef); 3] {
+    let comment: StringArray = told.iter().map(|about| Some(about.comment())).collect();
+    let class: StringArray = told.iter().map(|about| about.class.as_deref()).collect();
+    let mask: StringArray = told.iter().map(|about| about.mask.as_deref()).collect();
+    [
+        ("comment", Arc::new(comment)),
+        ("class", Arc::new(class)),
+        ("mask", Arc::new(mask)),
+    ]
 }
 
 fn schemata(session: &SessionTables) -> Result<RecordBatch, Error> {
@@ -161,6 +178,7 @@ pub(super) async fn describe(
 ) -> Result<RecordBatch, Error> {
     let mut rows = Texts::new(["column_name", "data_type", "is_nullable"]);
     let guarded = session.guarded(table).await?;
+    let told = about::columns(session.viewer(), guarded.view());
     for field in guarded.view().schema.fields() {
         rows.push([
             field.name(),
@@ -168,7 +186,8 @@ pub(super) async fn describe(
             if field.is_nullable() { "YES" } else { "NO" },
         ]);
     }
-    rows.finish(Vec::new())
+    let [comment, ..] = comments(&told);
+    rows.finish(vec![comment])
 }
 
 /// Columns of text in the making.
@@ -195,12 +214,12 @@ impl<const N: usize> Texts<N> {
         let texts = self.names.into_iter().zip(self.columns);
         let texts = texts.map(|(name, column)| {
             let column: ArrayRef = Arc::new(StringArray::from(column));
-            (name, column)
+            (Field::new(name, DataType::Utf8, false), column)
         });
-        let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = texts
-            .chain(more)
-            .map(|(name, column)| (Field::new(name, column.data_type().clone(), false), column))
-            .unzip();
+        let more = more
+            .into_iter()
+            .map(|(name, column)| (Field::new(name, column.data_type().clone(), true), column));
+        let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = texts.chain(more).unzip();
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(|_| Error::Internal)
     }
 }

@@ -102,6 +102,20 @@ impl ColumnMask {
         }
     }
 
+    /// What is withheld, in a word or two; `None` where nothing is.
+    pub(crate) fn told(&self) -> Option<&'static str> {
+        match self {
+            Self::Whole(mask)
+            | Self::Promoted {
+                mask: Some(mask), ..
+            } => Some(mask.name()),
+            Self::Document { .. } | Self::Labels { .. } if !self.shows_all() => Some("in part"),
+            Self::Clear | Self::Document { .. } | Self::Labels { .. } | Self::Promoted { .. } => {
+                None
+            }
+        }
+    }
+
     /// Whether old rows have to be upcast to show it.
     pub(crate) fn evolves(&self) -> bool {
         match self {

@@ -13,6 +13,7 @@
 //! Every layer fails closed by itself. What injects the guards (`guarded`, `guarded_exec`) and what checks that they are
 //! there (`verify_*`) share rules, not code.
 
+mod about;
 mod account;
 mod answering;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod answers;
 mod bounded;
 mod charged;
 mod columns;
+mod dialect;
 mod error;
 mod evened;
 mod evolving;
@@ -35,6 +37,7 @@ mod guarded_exec;
 #[cfg(test)]
 mod hidden_rows;
 mod information;
+mod json;
 mod leakproof;
 #[cfg(test)]
 mod leaks;
@@ -87,6 +90,7 @@ mod workers;
 mod yielding;
 mod zoned;
 
+pub use about::About;
 pub use account::{Account, TableAccount};
 pub use answering::{AnswerStream, Further, Part};
 pub use datafusion::common::{ParamValues, ScalarValue};

@@ -14,6 +14,7 @@ use datafusion::common::ParamValues;
 use datafusion::physical_plan::ExecutionPlan;
 use tokio::sync::OnceCell;
 
+use super::about::{self, About};
 use super::answering::{AnswerStream, Further, answering};
 use super::error::Error;
 use super::limits::Limits;
@@ -53,6 +54,8 @@ pub struct VisibleTable {
     pub kind: String,
     /// The columns that the caller sees, with the types after masking.
     pub columns: SchemaRef,
+    /// What they are, one by one.
+    pub about: Vec<About>,
 }
 
 impl Queries {
@@ -152,6 +155,7 @@ impl Queries {
                 name: table.as_str().to_owned(),
                 kind: "TABLE".to_owned(),
                 columns: Arc::clone(&guarded.view().schema),
+                about: about::columns(session.viewer(), guarded.view()),
             });
         }
         Ok(visible)

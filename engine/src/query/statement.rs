@@ -9,10 +9,10 @@
 
 use datafusion::sql::parser::{DFParserBuilder, ExplainStatement, Statement as ParsedStatement};
 use datafusion::sql::sqlparser::ast::{ObjectName, Query, ShowStatementOptions, Statement};
-use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
+use super::dialect::AuditDialect;
 use super::error::Error;
 use super::limits::Limits;
 use super::sanitize;
@@ -52,7 +52,7 @@ pub(crate) fn gate(sql: &str, limits: &Limits) -> Result<Gated, Error> {
 fn parse_one(sql: &str, limits: &Limits) -> Result<ParsedStatement, Error> {
     let tokens = tokens(sql, limits)?;
     let mut statements = DFParserBuilder::new(tokens)
-        .with_dialect(&GenericDialect {})
+        .with_dialect(&AuditDialect)
         .with_recursion_limit(limits.depth_max)
         .build()
         .and_then(|mut parser| parser.parse_statements())
@@ -72,7 +72,7 @@ pub(super) fn tokens(sql: &str, limits: &Limits) -> Result<Vec<TokenWithSpan>, E
             limits.statement_bytes_max
         )));
     }
-    let mut tokens = Tokenizer::new(&GenericDialect {}, sql)
+    let mut tokens = Tokenizer::new(&AuditDialect, sql)
         .tokenize_with_location()
         .map_err(|error| sanitize::tokenizing(&error))?;
     let operators = tokens.iter().filter(|token| deepens(&token.token)).count();

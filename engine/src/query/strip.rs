@@ -1,9 +1,9 @@
 //! The text of a statement as evidence keeps it: what was asked, without the values asked for.
 
 use datafusion::sql::parser::DFParserBuilder;
-use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Word};
 
+use super::dialect::AuditDialect;
 use super::limits::Limits;
 use super::statement;
 
@@ -21,7 +21,7 @@ pub fn strip_literals(sql: &str) -> String {
     };
     // A text that does not parse may hold a value anywhere: a pasted password is a list of plain words.
     let parses = DFParserBuilder::new(tokens.clone())
-        .with_dialect(&GenericDialect {})
+        .with_dialect(&AuditDialect)
         .with_recursion_limit(limits.depth_max)
         .build()
         .and_then(|mut parser| parser.parse_statements())
@@ -90,6 +90,8 @@ fn shown(token: &Token) -> String {
         | Token::ExclamationMarkTildeAsterisk
         | Token::Arrow
         | Token::LongArrow
+        | Token::HashArrow
+        | Token::HashLongArrow
         | Token::AtArrow
         | Token::ArrowAt => token.to_string(),
         _ => "?".to_owned(),

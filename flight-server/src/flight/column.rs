@@ -7,21 +7,17 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
+use engine::query::{About, VisibleTable};
+
 use super::schema::advertised;
 
-/// The advertised schema of a table, each field saying where it belongs and what SQL calls its type.
-pub(crate) fn described(
-    catalog: &str,
-    db_schema: &str,
-    table: &str,
-    columns: &Schema,
-) -> SchemaRef {
-    let plain = advertised(columns);
-    let fields: Vec<Field> = plain
-        .fields()
-        .iter()
-        .map(|field| {
-            let metadata = column_metadata(catalog, db_schema, table, field.data_type());
+/// The advertised schema of a table, each field saying where it belongs, what SQL calls its type and what it is.
+pub(crate) fn described(catalog: &str, table: &VisibleTable) -> SchemaRef {
+    let plain = advertised(&table.columns);
+    let columns = plain.fields().iter().zip(&table.about);
+    let fields: Vec<Field> = columns
+        .map(|(field, about)| {
+            let metadata = column_metadata(catalog, table, field.data_type(), about);
             field.as_ref().clone().with_metadata(metadata)
         })
         .collect();
@@ -30,17 +26,17 @@ pub(crate) fn described(
 
 fn column_metadata(
     catalog: &str,
-    db_schema: &str,
-    table: &str,
+    table: &VisibleTable,
     data_type: &DataType,
+    about: &About,
 ) -> HashMap<String, String> {
     let (precision, scale) = digits(data_type);
     let text = matches!(data_type, DataType::Utf8 | DataType::LargeUtf8);
     let flag = |set: bool| Some(if set { "1" } else { "0" }.to_owned());
     [
         ("CATALOG_NAME", Some(catalog.to_owned())),
-        ("SCHEMA_NAME", Some(db_schema.to_owned())),
-        ("TABLE_NAME", Some(table.to_owned())),
+        ("SCHEMA_NAME", Some(table.schema.clone())),
+        ("TABLE_NAME", Some(table.name.clone())),
         ("TYPE_NAME", Some(type_name(data_type))),
         ("PRECISION", precision.map(|digits| digits.to_string())),
         ("SCALE", scale.map(|digits| digits.to_string())),
@@ -48,6 +44,7 @@ fn column_metadata(
         ("IS_CASE_SENSITIVE", flag(text)),
         ("IS_READ_ONLY", flag(true)),
         ("IS_SEARCHABLE", flag(true)),
+        ("REMARKS", Some(about.comment())),
     ]
     .into_iter()
     .filter_map(|(key, value)| Some((format!("ARROW:FLIGHT:SQL:{key}"), value?)))
@@ -111,7 +108,19 @@ mod tests {
                 true,
             ),
         ]);
-        let schema = described("acme", "audit", "records", &columns);
+        let about = |mask: Option<&str>| About {
+            meaning: "What it is".to_owned(),
+            class: None,
+            mask: mask.map(str::to_owned),
+        };
+        let table = VisibleTable {
+            schema: "audit".to_owned(),
+            name: "records".to_owned(),
+            kind: "TABLE".to_owned(),
+            columns: Arc::new(columns),
+            about: vec![about(Some("HASH")), about(None)],
+        };
+        let schema = described("acme", &table);
         let action = schema.field(0);
         assert_eq!(action.data_type(), &DataType::Utf8, "what a query returns");
         let key = |name: &str| format!("ARROW:FLIGHT:SQL:{name}");
@@ -120,6 +129,8 @@ mod tests {
         assert_eq!(action.metadata()[&key("TABLE_NAME")], "records");
         assert_eq!(action.metadata()[&key("TYPE_NAME")], "VARCHAR");
         assert_eq!(action.metadata()[&key("IS_CASE_SENSITIVE")], "1");
+        let remarks = &action.metadata()[&key("REMARKS")];
+        assert_eq!(remarks, "What it is; masked for you: HASH");
         assert!(!action.metadata().contains_key(&key("PRECISION")));
         let created_at = schema.field(1).metadata();
         assert_eq!(created_at[&key("TYPE_NAME")], "TIMESTAMP WITH TIME ZONE");

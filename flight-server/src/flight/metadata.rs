@@ -139,7 +139,7 @@ fn list_tables(
     let mut rows = command.into_builder();
     for table in tables {
         if types.is_empty() || types.contains(AsRef::<str>::as_ref(&table.kind)) {
-            let columns = described(tenant.as_str(), &table.schema, &table.name, &table.columns);
+            let columns = described(tenant.as_str(), table);
             rows.append(
                 tenant.as_str(),
                 &table.schema,
@@ -212,6 +212,7 @@ static FOREIGN_KEYS: LazyLock<SchemaRef> = LazyLock::new(|| {
 mod tests {
     use arrow::array::AsArray;
     use arrow_flight::IpcMessage;
+    use engine::query::About;
 
     use super::*;
 
@@ -227,6 +228,11 @@ mod tests {
                 name: name.into(),
                 kind: TABLE.into(),
                 columns: Arc::clone(&columns),
+                about: vec![About {
+                    meaning: String::new(),
+                    class: None,
+                    mask: None,
+                }],
             })
             .into()
     }

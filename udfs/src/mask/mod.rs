@@ -61,6 +61,19 @@ pub enum Mask {
 }
 
 impl Mask {
+    /// What it does, in the words that policies use.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Hash(_) => "HASH",
+            Self::Token(_) => "TOKEN",
+            Self::Partial { .. } => "MASK",
+            Self::Redact => "REDACT",
+            Self::Nullify => "NULLIFY",
+            Self::GeneralizeIp | Self::GeneralizeDay | Self::GeneralizeMonth => "GENERALIZE",
+        }
+    }
+
     /// Masks a column: same type, same length, nulls stay null.
     ///
     /// Text is `Utf8`, `LargeUtf8`, `Utf8View` and dictionaries of these (the values are masked and may repeat then, the
