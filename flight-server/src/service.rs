@@ -324,6 +324,20 @@ impl Service {
         left
     }
 
+    /// Whether this process can serve: the registry can be read, and nobody has asked it to stop.
+    ///
+    /// # Errors
+    /// Why it cannot, in words for whoever watches it.
+    pub async fn readiness(&self) -> Result<(), &'static str> {
+        let registry = self.registry.get(&TenantId::system()).await;
+        match (registry, self.is_stopping()) {
+            (_, true) => Err("stopping"),
+            (Ok(Some(_)), false) => Ok(()),
+            (Err(tenant::Error::Keys(_)), false) => Err("the key service does not answer"),
+            (Ok(None) | Err(_), false) => Err("the registry cannot be read"),
+        }
+    }
+
     /// Whether this process is about to stop.
     #[must_use]
     pub fn is_stopping(&self) -> bool {

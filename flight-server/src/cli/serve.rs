@@ -303,6 +303,7 @@ async fn serve_flight(
     stopped: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let observe = ObserveLayer::new(Arc::clone(&service));
+    let health = flight::health_service(Arc::clone(&service));
     let flight = flight::flight_service(service, silo).map_err(Error::FlightService)?;
     let incoming = listen::connections(listener, tls, stopped.clone(), Bounds::default());
     let incoming = ReceiverStream::new(incoming).map(Ok::<_, std::io::Error>);
@@ -311,6 +312,7 @@ async fn serve_flight(
         .http2_max_header_list_size(HEADERS_BYTES_MAX)
         .layer(observe)
         .add_service(flight)
+        .add_service(health)
         .serve_with_incoming_shutdown(incoming, told(stopped))
         .await
         .map_err(Error::Flight)

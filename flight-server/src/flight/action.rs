@@ -1,18 +1,22 @@
-//! Actions: prepared statements and sessions.
+//! Actions: prepared statements, sessions, and the end of answers that nobody waits for.
 //!
 //! Invariant: what `LISTED` names is what `act` does.
 
 use arrow_flight::sql::{
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest,
-    ActionCreatePreparedStatementResult, Any, ProstMessageExt,
+    ActionCancelQueryRequest, ActionCancelQueryResult, ActionClosePreparedStatementRequest,
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any,
+    ProstMessageExt,
 };
-use arrow_flight::{Action, ActionType};
+use arrow_flight::{
+    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo,
+};
 use bytes::Bytes;
 use prost::Message;
 
 use super::TrailhouseFlight;
 use super::call::{Caller, Refusal, internal, malformed};
 use super::command::no_transaction;
+use super::limits::CANCELLED_AT_ONCE_MAX;
 use super::schema::{advertised, encapsulated};
 use super::session;
 use super::statement::Statement;
@@ -22,8 +26,10 @@ const CLOSE_PREPARED_STATEMENT: &str = "ClosePreparedStatement";
 const GET_SESSION_OPTIONS: &str = "GetSessionOptions";
 const SET_SESSION_OPTIONS: &str = "SetSessionOptions";
 const CLOSE_SESSION: &str = "CloseSession";
+const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
+const CANCEL_QUERY: &str = "CancelQuery";
 
-const LISTED: [(&str, &str); 5] = [
+const LISTED: [(&str, &str); 7] = [
     (
         CREATE_PREPARED_STATEMENT,
         "Keeps a statement under a handle.\n\
@@ -53,6 +59,18 @@ const LISTED: [(&str, &str); 5] = [
         "Ends a session.\n\
          Request: CloseSessionRequest\n\
          Response: CloseSessionResult",
+    ),
+    (
+        CANCEL_FLIGHT_INFO,
+        "Ends the answers to a query that are being streamed.\n\
+         Request: CancelFlightInfoRequest\n\
+         Response: CancelFlightInfoResult",
+    ),
+    (
+        CANCEL_QUERY,
+        "The same, as it was called before.\n\
+         Request: ActionCancelQueryRequest\n\
+         Response: ActionCancelQueryResult",
     ),
 ];
 
@@ -89,6 +107,20 @@ impl TrailhouseFlight {
                 session::set(caller.context.tenant(), &request).encode_to_vec()
             }
             CLOSE_SESSION => session::close().encode_to_vec(),
+            CANCEL_FLIGHT_INFO => {
+                let request = CancelFlightInfoRequest::decode(&*action.body)
+                    .map_err(|_| malformed("what is to be cancelled cannot be read"))?;
+                let status = self.cancel(caller, &request.info.unwrap_or_default());
+                CancelFlightInfoResult::new(status).encode_to_vec()
+            }
+            CANCEL_QUERY => {
+                let request: ActionCancelQueryRequest = unpack(&action.body)?;
+                let info = FlightInfo::decode(request.info)
+                    .map_err(|_| malformed("what is to be cancelled cannot be read"))?;
+                // Its results have the numbers of the newer action's.
+                let result = i32::from(self.cancel(caller, &info));
+                ActionCancelQueryResult { result }.as_any().encode_to_vec()
+            }
             "BeginTransaction" | "EndTransaction" | "BeginSavepoint" | "EndSavepoint" => {
                 return Err(Refusal::Unimplemented("there are no transactions"));
             }
@@ -96,13 +128,23 @@ impl TrailhouseFlight {
                 let detail = "Substrait plans are not available; send SQL";
                 return Err(Refusal::Unimplemented(detail));
             }
-            "CancelQuery" | "CancelFlightInfo" => {
-                let detail = "drop the stream of a query to cancel it";
-                return Err(Refusal::Unimplemented(detail));
-            }
             _ => return Err(Refusal::Unimplemented("there is no such action")),
         };
         Ok(Some(body.into()))
+    }
+
+    /// Ends what is being streamed of a query. A ticket that nobody has redeemed is none of that: it runs nothing.
+    fn cancel(&self, caller: &Caller, info: &FlightInfo) -> CancelStatus {
+        let principal = caller.principal();
+        // A FlightInfo of ours has one endpoint; a caller may send a million.
+        let endpoints = info.endpoint.iter().take(CANCELLED_AT_ONCE_MAX);
+        let tickets = endpoints.filter_map(|endpoint| endpoint.ticket.as_ref());
+        let cancelled = tickets.filter(|ticket| self.running.cancel(&principal, &ticket.ticket));
+        if cancelled.count() > 0 {
+            CancelStatus::Cancelled
+        } else {
+            CancelStatus::NotCancellable
+        }
     }
 
     async fn create_prepared(

@@ -24,6 +24,9 @@ pub(crate) const MESSAGE_BYTES_TARGET: usize = 2 * 1024 * 1024;
 /// How long a ticket can be redeemed.
 pub(crate) const TICKET_AGE_MAX: Duration = Duration::from_mins(15);
 
+/// How many endpoints of a FlightInfo are cancelled by one action.
+pub(crate) const CANCELLED_AT_ONCE_MAX: usize = 16;
+
 /// How many executions one binding of parameters may ask for.
 pub(crate) const PARAMETER_ROWS_MAX: usize = 256;
 

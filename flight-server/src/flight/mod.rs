@@ -12,12 +12,14 @@ mod call;
 mod column;
 mod command;
 mod encode;
+mod health;
 mod incoming;
 mod limits;
 mod metadata;
 mod parameters;
 mod prepared;
 mod put;
+mod running;
 mod schema;
 mod session;
 mod sql;
@@ -50,8 +52,10 @@ use incoming::Incoming;
 use limits::{MESSAGE_BYTES_MAX, UNWANTED_AT_ONCE};
 use metadata::Facts;
 use prepared::PreparedStatements;
+use running::Running;
 use ticket::Tickets;
 
+pub use health::health_service;
 pub(crate) use statement::{RECEIPT, RECEIPT_ID};
 
 const AUTHORIZATION: &str = "authorization";
@@ -63,6 +67,7 @@ pub struct TrailhouseFlight {
     facts: Facts,
     tickets: Tickets,
     prepared: PreparedStatements,
+    running: Arc<Running>,
     /// For the messages of loads.
     room: Room,
     /// For reading what nobody wants.
@@ -99,6 +104,7 @@ impl TrailhouseFlight {
             facts: Facts::new()?,
             tickets: Tickets::new(ticket_key, silo.clone(), clock(), random()),
             prepared: PreparedStatements::new(clock(), random()),
+            running: Arc::default(),
             room: Room::new(),
             throwing_away: Semaphore::new(UNWANTED_AT_ONCE),
             service,

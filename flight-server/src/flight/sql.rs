@@ -84,7 +84,8 @@ impl TrailhouseFlight {
         match parse(&ticket.ticket)? {
             Asked::Ticket(sealed) => {
                 let statement = self.tickets.open(&principal, &sealed)?;
-                self.execute(caller, &statement).await
+                let answer = self.execute(caller, &statement).await?;
+                Ok(self.running.watched(&principal, &ticket.ticket, answer))
             }
             Asked::Prepared(handle) => {
                 let statement = self.prepared.get(&principal, &handle)?;

@@ -72,8 +72,7 @@ fn server(infos: &mut SqlInfoDataBuilder) {
         SqlInfo::FlightSqlServerTransaction,
         SqlSupportedTransaction::None as i32,
     );
-    // Queries end when their stream is dropped, which is how every client cancels; there is no CancelQuery.
-    infos.append(SqlInfo::FlightSqlServerCancel, false);
+    infos.append(SqlInfo::FlightSqlServerCancel, true);
     infos.append(SqlInfo::FlightSqlServerBulkIngestion, true);
     infos.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, false);
     let idle_ms = i32::try_from(PREPARED_IDLE_MAX.as_millis()).unwrap_or(i32::MAX);

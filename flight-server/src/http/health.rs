@@ -3,8 +3,6 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use catalog::ids::TenantId;
-use catalog::tenant;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
@@ -21,18 +19,9 @@ pub(super) async fn alive() -> Response {
 /// server that believes its own tokens must not pass for a production one.
 pub(super) async fn ready(State(admin): State<Admin>) -> Response {
     let service = &admin.service;
-    let registry = service.registry.get(&TenantId::system()).await;
-    let (code, status) = match (registry, service.is_stopping()) {
-        (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
-        (Ok(Some(_)), false) => (StatusCode::OK, "ready"),
-        (Err(tenant::Error::Keys(_)), false) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the key service does not answer",
-        ),
-        (Ok(None) | Err(_), false) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the registry cannot be read",
-        ),
+    let (code, status) = match service.readiness().await {
+        Ok(()) => (StatusCode::OK, "ready"),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason),
     };
     let silos: Vec<&str> = service
         .config

@@ -70,11 +70,12 @@ where
         if let Some(id) = &id {
             request.headers_mut().insert(CORRELATION_ID, id.clone());
         }
+        let route = route(request.uri().path());
         let seen = Seen {
             transport: "flight",
-            route: route(request.uri().path()),
+            route,
             correlation,
-            quiet: false,
+            quiet: route == HEALTH,
         };
         let work = self.inner.call(request);
         Box::pin(observed(
@@ -106,6 +107,9 @@ fn outcome<R, E>(answer: &Result<Response<R>, E>) -> String {
     }
 }
 
+/// What probes ask, every few seconds.
+const HEALTH: &str = "Health";
+
 /// The method's name, if it is one of Flight's.
 fn route(path: &str) -> &'static str {
     const METHODS: &[&str] = &[
@@ -120,6 +124,9 @@ fn route(path: &str) -> &'static str {
         "ListActions",
         "DoExchange",
     ];
+    if path == "/grpc.health.v1.Health/Check" {
+        return HEALTH;
+    }
     let name = path.strip_prefix("/arrow.flight.protocol.FlightService/");
     let known = METHODS.iter().find(|method| Some(**method) == name);
     known.copied().unwrap_or("other")
@@ -137,6 +144,7 @@ mod tests {
             "other"
         );
         assert_eq!(route("/DoGet"), "other");
+        assert_eq!(route("/grpc.health.v1.Health/Check"), "Health");
     }
 
     #[test]

@@ -329,7 +329,7 @@ async fn what_is_listed_is_what_can_be_done() {
         .await
         .unwrap();
     let listed: Vec<ActionType> = listed.into_inner().try_collect().await.unwrap();
-    assert_eq!(listed.len(), 5);
+    assert_eq!(listed.len(), 7);
     for action in listed {
         let request = running.request(Action::new(action.r#type.as_str(), ""));
         let code = client
