@@ -71,7 +71,7 @@ def test_a_server_waits_for_nobody_who_has_stopped_to_read(tmp_path):
 
 def command(world, *words, stdout, stderr=subprocess.PIPE):
     words = [BINARY, *words, "--config", world.config]
-    return subprocess.run(words, stdout=stdout, stderr=stderr, text=True, timeout=120)
+    return subprocess.run(words, input="SELECT 1;", stdout=stdout, stderr=stderr, text=True, timeout=120)
 
 
 COMMANDS = [
