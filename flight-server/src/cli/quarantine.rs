@@ -6,6 +6,7 @@ use std::time::Duration;
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 
+use super::reach::{self, Reach};
 use super::{say, token};
 use crate::auth::developer::TokenRequest;
 use crate::config::Config;
@@ -31,6 +32,8 @@ struct Server {
     /// File that holds a bearer token; default: one of the development issuer, with the role Security.Admin
     #[arg(long)]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
     /// Answer with the server's JSON instead of text
     #[arg(long)]
     json: bool,
@@ -202,11 +205,10 @@ impl<'a> Target<'a> {
             }
             None => token::mint(config, &reviewer(&server.tenant), TOKEN_LIFETIME)?,
         };
-        let configured = config.silos.first();
-        let configured = configured.map(|silo| format!("http://{}", silo.http));
-        let url = server.url.clone().or(configured).unwrap_or_default();
+        let own = || reach::url(config, config.silos.first().map(|silo| silo.http));
+        let url = server.url.clone().unwrap_or_else(own);
         Ok(Self {
-            client: Client::new(),
+            client: server.reach.http(&url)?.build().map_err(Error::from)?,
             url: format!("{}{PATH}", url.trim_end_matches('/')),
             tenant: &server.tenant,
             token,

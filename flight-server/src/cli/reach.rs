@@ -28,6 +28,14 @@ pub enum Error {
     /// A file.
     #[error("`{0}` cannot be read")]
     File(PathBuf, #[source] std::io::Error),
+    /// An address of another kind.
+    #[error("`{0}` is no address that can be spoken to: {1} is needed")]
+    Scheme(String, &'static str),
+    /// An address without TLS, with files for it.
+    #[error(
+        "`{0}` is spoken to without TLS, so --ca and --certificate would do nothing: {1} is needed"
+    )]
+    Clear(String, &'static str),
     /// An address, or files that Flight cannot be spoken with.
     #[error("`{0}` cannot be spoken to")]
     Flight(String, #[source] tonic::transport::Error),
@@ -49,15 +57,17 @@ pub(super) fn url(config: &Config, address: Option<SocketAddr>) -> String {
 impl Reach {
     /// Whatever is to be connected to for Flight SQL: `http`, `https`, `grpc` or `grpc+tls`.
     pub(super) fn flight(&self, uri: &str) -> Result<Endpoint, Error> {
-        let (scheme, rest) = uri.split_once("://").unwrap_or(("http", uri));
-        let scheme = match scheme {
-            "grpc" | "grpc+tcp" => "http",
-            "grpc+tls" => "https",
-            other => other,
+        let (scheme, rest) = uri.split_once("://").unwrap_or(("grpc", uri));
+        let is_secure = match scheme.to_ascii_lowercase().as_str() {
+            "grpc" | "grpc+tcp" | "http" => false,
+            "grpc+tls" | "https" => true,
+            _ => return Err(Error::Scheme(uri.to_owned(), "grpc:// or grpc+tls://")),
         };
         let failed = |source| Error::Flight(uri.to_owned(), source);
+        let scheme = if is_secure { "https" } else { "http" };
         let endpoint = Endpoint::from_shared(format!("{scheme}://{rest}")).map_err(failed)?;
-        if scheme != "https" {
+        if !is_secure {
+            self.nothing_for_tls(uri, "grpc+tls://")?;
             return Ok(endpoint);
         }
         let mut tls = ClientTlsConfig::new();
@@ -71,8 +81,14 @@ impl Reach {
         endpoint.tls_config(tls).map_err(failed)
     }
 
-    /// What a client for HTTP is built from.
-    pub(super) fn http(&self) -> Result<reqwest::ClientBuilder, Error> {
+    /// What a client for HTTP at this address is built from.
+    pub(super) fn http(&self, url: &str) -> Result<reqwest::ClientBuilder, Error> {
+        let (scheme, _) = url.split_once("://").unwrap_or_default();
+        match scheme.to_ascii_lowercase().as_str() {
+            "http" => self.nothing_for_tls(url, "https://")?,
+            "https" => {}
+            _ => return Err(Error::Scheme(url.to_owned(), "http:// or https://")),
+        }
         let mut client = reqwest::Client::builder();
         if let Some(ca) = &self.ca {
             let roots = reqwest::Certificate::from_pem_bundle(&read(ca)?);
@@ -86,6 +102,14 @@ impl Reach {
             client = client.identity(own);
         }
         Ok(client)
+    }
+
+    /// Files for TLS that no TLS is spoken with are a mistake, and what follows it would go out in clear.
+    fn nothing_for_tls(&self, address: &str, wanted: &'static str) -> Result<(), Error> {
+        if self.ca.is_some() || self.certificate.is_some() {
+            return Err(Error::Clear(address.to_owned(), wanted));
+        }
+        Ok(())
     }
 
     fn own(&self) -> Option<(&Path, &Path)> {

@@ -13,21 +13,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
 
 use crate::auth::developer::TokenRequest;
 use crate::config::Config;
-use crate::flight;
+use crate::flight::{self, DeadlineLayer};
 use crate::http;
-use crate::http::connections;
-use crate::limits::HEADERS_BYTES_MAX;
-use crate::listen::{self, Bounds, Tls, TlsError, told};
+use crate::listen::{self, Bounds, Protocol, Tls, TlsError};
 use crate::observe::{self, grpc::ObserveLayer};
 use crate::service::{self, Service};
 
-/// Intermediaries drop connections that are silent for a minute.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How often certificates are looked at.
 const RENEWAL: Duration = Duration::from_secs(5);
@@ -62,9 +57,6 @@ pub enum Error {
     /// Signals.
     #[error("the signals of the system cannot be heard")]
     Signals(#[source] std::io::Error),
-    /// A listener that broke.
-    #[error("a Flight listener broke")]
-    Flight(#[source] tonic::transport::Error),
     /// The Flight service.
     #[error("the Flight service cannot be made")]
     FlightService(#[source] FlightError),
@@ -292,7 +284,8 @@ async fn serve_http(
     router: Router,
     stopped: watch::Receiver<bool>,
 ) -> Result<(), Error> {
-    connections::serve(listener, tls, router, stopped, Bounds::default()).await;
+    let served = (router, Protocol::Http);
+    listen::serve(listener, tls, served, stopped, Bounds::default()).await;
     Ok(())
 }
 
@@ -302,20 +295,14 @@ async fn serve_flight(
     service: Arc<Service>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(), Error> {
+    let router = Routes::new(flight::health_service(Arc::clone(&service)));
     let observe = ObserveLayer::new(Arc::clone(&service));
-    let health = flight::health_service(Arc::clone(&service));
     let flight = flight::flight_service(service, silo).map_err(Error::FlightService)?;
-    let incoming = listen::connections(listener, tls, stopped.clone(), Bounds::default());
-    let incoming = ReceiverStream::new(incoming).map(Ok::<_, std::io::Error>);
-    tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_max_header_list_size(HEADERS_BYTES_MAX)
-        .layer(observe)
-        .add_service(flight)
-        .add_service(health)
-        .serve_with_incoming_shutdown(incoming, told(stopped))
-        .await
-        .map_err(Error::Flight)
+    let router = router.add_service(flight).prepare().into_axum_router();
+    let router = router.layer(DeadlineLayer).layer(observe);
+    let served = (router, Protocol::Grpc);
+    listen::serve(listener, tls, served, stopped, Bounds::default()).await;
+    Ok(())
 }
 
 /// Takes up new certificates. Those that cannot be used are told of once, and the old ones stay in use.
@@ -334,7 +321,7 @@ async fn renew(tls: Arc<Tls>) -> Result<(), Error> {
                 }
             }
             Err(error) => {
-                let text = error.to_string();
+                let text = format!("{error}: {:?}", std::error::Error::source(&error));
                 if told.as_ref() != Some(&text) {
                     let error = &error as &dyn std::error::Error;
                     tracing::error!(

@@ -10,8 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::say;
-use crate::http::connections;
-use crate::listen::Bounds;
+use crate::listen::{self, Bounds, Protocol};
 use crate::witness::serving::{self, ServedWitness, open_key};
 
 /// What to do.
@@ -94,7 +93,8 @@ async fn serve(witness: Arc<ServedWitness>, listen: SocketAddr) -> Result<(), Er
     say(format!("witness   {}", witness.public()));
     say(format!("listens   http://{address}"));
     let (stop, stopped) = watch::channel(false);
-    let serving = connections::serve(listener, None, witness.router(), stopped, Bounds::default());
+    let served = (witness.router(), Protocol::Http);
+    let serving = listen::serve(listener, None, served, stopped, Bounds::default());
     let stopping = async move {
         tokio::select! {
             _ = terminate.recv() => {}

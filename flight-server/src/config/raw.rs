@@ -39,6 +39,7 @@ const SETTINGS: &[(&str, Kind)] = &[
     ("silos.*.flight", Kind::Text),
     ("silos.*.http", Kind::Text),
     ("admin.listen", Kind::Text),
+    ("admin.plaintext", Kind::Boolean),
     ("tls.certificate", Kind::Text),
     ("tls.key", Kind::Text),
     ("tls.client_ca", Kind::Text),
@@ -173,6 +174,7 @@ impl<'de> Deserialize<'de> for RawStore {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawAdmin {
     pub(super) listen: Option<String>,
+    pub(super) plaintext: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

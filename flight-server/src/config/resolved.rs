@@ -135,7 +135,12 @@ pub(super) fn resolve(raw: RawConfig, environment: &[(String, String)]) -> Resul
         log,
     };
     config.auth = auth::resolve(raw.auth, &config)?;
-    tls::check(&config, raw.tls.plaintext.unwrap_or(false))?;
+    let clear = |plaintext: Option<bool>| plaintext.unwrap_or(false);
+    tls::check(
+        &config,
+        clear(raw.tls.plaintext),
+        clear(raw.admin.plaintext),
+    )?;
     check_apart(&config)?;
     Ok(config)
 }

@@ -110,12 +110,17 @@ fn other_machines_are_served_with_tls_unless_it_is_said_otherwise() {
     // Health and metrics have none.
     let admin = format!("admin.listen = '10.0.0.1:9'\n{tls}{outside}");
     refuses(&admin, "admin.listen");
-    assert!(
-        from_text(
-            &format!("tls.plaintext = true\n{}", admin.replace(tls, "")),
-            []
-        )
-        .is_ok()
+    assert!(from_text(&format!("admin.plaintext = true\n{admin}"), []).is_ok());
+    // What is asked for one is not asked for the other.
+    let clear = admin.replace(tls, "tls.plaintext = true\n");
+    refuses(&clear, "admin.listen");
+    refuses(
+        &format!("admin.plaintext = true\n{outside}"),
+        "silos.us.flight",
+    );
+    refuses(
+        &admin.replace("tls = {", "tls = { plaintext = true,"),
+        "tls.plaintext",
     );
     refuses("tls.certificate = 'c.pem'", "tls.key");
     refuses("tls.key = 'k.pem'", "tls.certificate");

@@ -1,5 +1,6 @@
 //! What the silos' listeners identify themselves by, and whom they let in without it: `[tls]`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::raw::RawTls;
@@ -37,30 +38,42 @@ pub(super) fn resolve(raw: &RawTls) -> Result<Option<Tls>, Error> {
     }
 }
 
-/// Without TLS nobody is served who is not on this machine, unless that was asked for.
-pub(super) fn check(config: &Config, plaintext: bool) -> Result<(), Error> {
-    let silos = config.silos.iter().flat_map(|silo| {
+/// Without TLS nobody is served who is not on this machine, unless that was asked for: of the silos, and of the admin
+/// listener, which never has it.
+pub(super) fn check(
+    config: &Config,
+    silos_plaintext: bool,
+    admin_plaintext: bool,
+) -> Result<(), Error> {
+    let outside = |address: &SocketAddr| !address.ip().is_loopback();
+    let mut silos = config.silos.iter().flat_map(|silo| {
         let setting = |name: &str| format!("silos.{}.{name}", silo.id);
         [
             (setting("flight"), silo.flight),
             (setting("http"), silo.http),
         ]
     });
-    let mut open: Vec<_> = silos.filter(|_| config.tls.is_none()).collect();
-    open.push(("admin.listen".to_owned(), config.admin));
-    let outside = open
-        .into_iter()
-        .find(|(_, address)| !address.ip().is_loopback());
-    match outside {
-        Some((setting, _)) if !plaintext && setting == "admin.listen" => Err(refused(
-            setting,
-            "health and metrics are served without TLS: listen on loopback, or set tls.plaintext = true",
-        )),
-        Some((setting, _)) if !plaintext => Err(refused(
+    if silos_plaintext && config.tls.is_some() {
+        return Err(refused(
+            "tls.plaintext",
+            "true goes without a certificate: with one nothing is served in clear",
+        ));
+    }
+    if let Some((setting, _)) = silos.find(|(_, address)| outside(address))
+        && config.tls.is_none()
+        && !silos_plaintext
+    {
+        return Err(refused(
             setting,
             "other machines would be served without TLS: set tls.certificate and tls.key, or tls.plaintext = true where \
              TLS ends in front of this server",
-        )),
-        _ => Ok(()),
+        ));
     }
+    if outside(&config.admin) && !admin_plaintext {
+        return Err(refused(
+            "admin.listen",
+            "health and metrics are served without TLS: listen on loopback, or set admin.plaintext = true",
+        ));
+    }
+    Ok(())
 }

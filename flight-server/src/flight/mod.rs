@@ -11,6 +11,7 @@ mod action;
 mod call;
 mod column;
 mod command;
+mod deadline;
 mod encode;
 mod health;
 mod incoming;
@@ -55,6 +56,7 @@ use prepared::PreparedStatements;
 use running::Running;
 use ticket::Tickets;
 
+pub(crate) use deadline::DeadlineLayer;
 pub use health::health_service;
 pub(crate) use statement::{RECEIPT, RECEIPT_ID};
 

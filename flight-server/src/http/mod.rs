@@ -12,7 +12,6 @@
 mod admit;
 mod batch;
 mod body;
-pub(crate) mod connections;
 mod events;
 mod headers;
 mod health;

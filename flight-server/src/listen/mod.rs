@@ -1,5 +1,6 @@
 //! The connections of a listener as they come: so many at the most, and with TLS agreed on where TLS is spoken.
 
+mod serving;
 mod tls;
 
 use std::io;
@@ -13,8 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
 
+pub(crate) use serving::{Protocol, serve};
 pub use tls::Error as TlsError;
 pub(crate) use tls::Tls;
 
@@ -23,15 +24,21 @@ pub(crate) use tls::Tls;
 pub(crate) struct Bounds {
     /// So many at the same time; the next one waits for one to end.
     pub(crate) connections_max: usize,
-    /// How long it may take to agree on TLS, and the headers of a request to arrive, and a connection may be idle.
+    /// How long it may take to agree on TLS. Whoever has not yet is in nobody's way but takes a place.
+    pub(crate) agree_wait_max: Duration,
+    /// How long it may take the first request, and the headers of any, to arrive.
     pub(crate) headers_wait_max: Duration,
+    /// How long a connection may be without a request under way.
+    pub(crate) idle_max: Duration,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
         Self {
             connections_max: 4_096,
+            agree_wait_max: Duration::from_secs(5),
             headers_wait_max: Duration::from_secs(30),
+            idle_max: Duration::from_mins(10),
         }
     }
 }
@@ -53,7 +60,7 @@ enum Stream {
 }
 
 /// Hands on connections until `stopped` says so, or nobody takes them any more.
-pub(crate) fn connections(
+fn connections(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
     stopped: watch::Receiver<bool>,
@@ -65,7 +72,7 @@ pub(crate) fn connections(
 }
 
 /// Resolves when it is over.
-pub(crate) async fn told(mut stopped: watch::Receiver<bool>) {
+async fn told(mut stopped: watch::Receiver<bool>) {
     // An error says that the sender is gone: then it is over as well.
     drop(stopped.wait_for(|stop| *stop).await);
 }
@@ -87,8 +94,8 @@ async fn accept(
         };
         while agreeing.try_join_next().is_some() {}
         let tls = tls.clone();
-        let (sender, wait) = (sender.clone(), bounds.headers_wait_max);
-        // Beside the others: a client that takes its time holds up nobody else.
+        let (sender, wait) = (sender.clone(), bounds.agree_wait_max);
+        // Beside the others: a client that takes its time holds up nobody while there is room.
         agreeing.spawn(async move {
             let stream = match tls {
                 None => Stream::Plain(stream),
@@ -189,10 +196,4 @@ impl AsyncWrite for Connection {
             Stream::Tls(stream) => stream.is_write_vectored(),
         }
     }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
 }

@@ -1,12 +1,13 @@
 //! TLS as the listeners speak it, with certificates that are read again while the server runs.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use sha2::{Digest as _, Sha256};
 use tokio_rustls::TlsAcceptor;
@@ -63,6 +64,7 @@ struct Current {
 impl Tls {
     /// Reads the files.
     pub(crate) fn open(files: Files) -> Result<Self, Error> {
+        warn_if_exposed(&files.key);
         let current = RwLock::new(Pem::read(&files)?.current(&files)?);
         Ok(Self { files, current })
     }
@@ -156,11 +158,27 @@ impl Pem {
             _ => builder.with_no_client_auth(),
         };
         let mut config = builder.with_single_cert(chain, key).map_err(Error::Pair)?;
+        if self.client_ca.is_some() {
+            // A session that is taken up again shows no certificate: one that has ended since would be let in.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
         Ok(Current {
             config: Arc::new(config),
             digest: self.digest(),
         })
+    }
+}
+
+/// Says so if everybody on this machine can read the key. It is not refused: that is how secrets are mounted by default
+/// in some places.
+fn warn_if_exposed(key: &Path) {
+    let mode = std::fs::metadata(key).map(|found| found.permissions().mode());
+    if mode.is_ok_and(|mode| mode & 0o007 != 0) {
+        tracing::warn!(
+            "`tls.key` can be read by every user of this machine: chmod o= takes that away"
+        );
     }
 }
 

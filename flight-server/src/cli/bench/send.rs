@@ -178,7 +178,7 @@ impl Sender {
             sent: 0,
             url: format!("{}{path}", load.url.trim_end_matches('/')),
             // A client of its own is a connection of its own.
-            http: load.reach.http()?.build().map_err(unreachable)?,
+            http: load.reach.http(&load.url)?.build().map_err(unreachable)?,
             flight,
             share,
         })

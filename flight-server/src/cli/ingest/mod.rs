@@ -83,7 +83,7 @@ pub async fn run(config: Config, arguments: &Arguments) -> Result<(), super::Err
         Some(path) => Rejects::create(path)?,
         None => Rejects::nowhere(),
     };
-    let mut sender = Sender::new(&target, arguments.reach.http()?, rejects)?;
+    let mut sender = Sender::new(&target, arguments.reach.http(target.url)?, rejects)?;
     let sent = all(&mut sender, &arguments.paths, arguments.format, true).await;
     // What is known is said, also of a run that broke off.
     let summary = sender.finish()?;

@@ -173,6 +173,8 @@ impl<'a> Sender<'a> {
         }
         let response = match request.send().await {
             Ok(response) => response,
+            // Nothing of this gets better by waiting.
+            Err(error) if error.is_builder() || is_of_tls(&error) => return Err(error.into()),
             Err(error) => return Ok(Attempt::Later(None, error.into())),
         };
         let status = response.status().as_u16();
@@ -202,6 +204,24 @@ impl<'a> Sender<'a> {
         }
         self.rejects.add(line, problem)
     }
+}
+
+/// Whether the two did not agree on TLS: another root, another name, no certificate.
+fn is_of_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<rustls::Error>() {
+            return true;
+        }
+        cause = match error.downcast_ref::<std::io::Error>() {
+            // An error of the system's says what it wraps here, and not as its source.
+            Some(io) => io
+                .get_ref()
+                .map(|inner| inner as &(dyn std::error::Error + 'static)),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 /// What a server's answer means for the lines it was sent.
