@@ -1,4 +1,4 @@
-//! `trailhouse bench ingest`: load for a running server, and what it answered: throughput, latency, errors.
+//! `trailhouse bench`: load for a running server, and what it answered: throughput, latency, errors.
 //!
 //! ```text
 //! plan (doors x connections) --> run: senders, one connection each --> samples --> report: table, JSON
@@ -7,19 +7,21 @@
 //! latency counts from when its request was due, so that a server that stalls is not asked less often for it.
 
 mod load;
+mod query;
 mod report;
 mod send;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use catalog::clock::{Clock, Random, SystemClock, SystemRandom};
+use serde_json::Value;
 
-use self::load::{Load, Share};
-use self::report::Row;
+use self::load::{Load, Share, Token};
+use self::query::Readers;
 use self::send::Door;
 use super::reach::{self, Reach};
-use super::{ingest, say, token};
+use super::{ingest, say, sql, token};
 use crate::config::Config;
 
 const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3_600);
@@ -37,6 +39,38 @@ pub(super) struct Arguments {
 enum Subject {
     /// Send made-up records to a running server; every tenant named has to exist
     Ingest(Ingest),
+    /// Ask a running server what people ask of audit records, or one statement, again and again
+    Query(Query),
+}
+
+/// What to ask.
+#[derive(Debug, clap::Args)]
+struct Query {
+    /// The statement; default: counts, groups, a lookup and the latest page in turn
+    statement: Option<String>,
+    /// The tenant to ask as
+    #[arg(long)]
+    tenant: String,
+    /// Role to act in
+    #[arg(long, default_value = "Investigator")]
+    role: String,
+    /// Connections at once
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=4_096))]
+    connections: u16,
+    /// How long it lasts
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// Where to write the result as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Address of the Flight SQL listener; default: the configured one
+    #[arg(long)]
+    uri: Option<String>,
+    /// File with a bearer token; default: one of the development issuer
+    #[arg(long)]
+    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// What load to make.
@@ -107,8 +141,41 @@ pub enum Error {
 /// # Errors
 /// When the server is not there, or the results cannot be written. Requests that it refused are counted, not errors.
 pub(super) async fn run(config: Config, arguments: &Arguments) -> Result<(), super::Error> {
-    let Subject::Ingest(ingest) = &arguments.subject;
-    let plan = plan(&config, ingest)?;
+    match &arguments.subject {
+        Subject::Ingest(ingest) => load_with(&config, ingest).await,
+        Subject::Query(query) => ask(&config, query).await,
+    }
+}
+
+async fn ask(config: &Config, query: &Query) -> Result<(), super::Error> {
+    let token = match &query.token_file {
+        Some(file) => read_token(file)?,
+        None => token::mint(
+            config,
+            &sql::reader(&query.tenant, &query.role)?,
+            TOKEN_LIFETIME,
+        )?,
+    };
+    let own = || reach::url(config, config.silos.first().map(|silo| silo.flight));
+    let uri = query.uri.clone().unwrap_or_else(own);
+    let readers = Readers {
+        endpoint: query.reach.flight(&uri)?,
+        uri,
+        token: Token(token),
+        connections: query.connections,
+        lasts: Duration::from_secs(query.seconds),
+        statement: query.statement.clone(),
+    };
+    let mut outcome = query::run(&readers).await?;
+    say(outcome.table());
+    if let Some(path) = &query.json {
+        write(path, &outcome.json())?;
+    }
+    Ok(())
+}
+
+async fn load_with(config: &Config, ingest: &Ingest) -> Result<(), super::Error> {
+    let plan = plan(config, ingest)?;
     let mut rows = Vec::new();
     for door in &ingest.doors {
         for connections in &ingest.connections {
@@ -119,7 +186,7 @@ pub(super) async fn run(config: Config, arguments: &Arguments) -> Result<(), sup
     }
     say(report::table(&rows));
     if let Some(path) = &ingest.json {
-        write(path, &rows)?;
+        write(path, &report::json(&rows))?;
     }
     Ok(())
 }
@@ -130,10 +197,7 @@ fn plan(config: &Config, ingest: &Ingest) -> Result<Load, super::Error> {
     for (place, tenant) in (1_u32..).zip(&ingest.tenant) {
         let token = match &ingest.token_file {
             Some(_) if ingest.tenant.len() > 1 => return Err(Error::OneToken.into()),
-            Some(file) => std::fs::read_to_string(file)
-                .map_err(|source| super::Error::File(file.clone(), source))?
-                .trim()
-                .to_owned(),
+            Some(file) => read_token(file)?,
             None => token::mint(config, &ingest::writer(tenant), TOKEN_LIFETIME)?,
         };
         let weight = f64::from(place).powf(-ingest.skew);
@@ -164,8 +228,21 @@ fn seed() -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-fn write(path: &std::path::Path, rows: &[Row]) -> Result<(), Error> {
-    let mut text = report::json(rows).to_string();
+fn read_token(file: &Path) -> Result<String, super::Error> {
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|source| super::Error::File(file.to_owned(), source))?;
+    Ok(text.trim().to_owned())
+}
+
+fn unreachable(
+    address: &str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
+    Error::Unreachable(address.to_owned(), source.into())
+}
+
+fn write(path: &Path, result: &Value) -> Result<(), Error> {
+    let mut text = result.to_string();
     text.push('\n');
     std::fs::write(path, text).map_err(Error::Results)
 }

@@ -37,6 +37,13 @@ impl Samples {
     }
 }
 
+/// A quantile of what is sorted, in milliseconds.
+pub(super) fn quantile_ms(sorted: &[Duration], per_mille: usize) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    let latency = sorted.get(last * per_mille / 1_000);
+    latency.map_or(0.0, |latency| latency.as_secs_f64() * 1_000.0)
+}
+
 /// One line of the report.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Row {
@@ -62,11 +69,7 @@ impl Row {
         mut samples: Samples,
     ) -> Self {
         samples.latencies.sort_unstable();
-        let quantile = |per_mille: usize| {
-            let last = samples.latencies.len().saturating_sub(1);
-            let latency = samples.latencies.get(last * per_mille / 1_000);
-            latency.map_or(0.0, |latency| latency.as_secs_f64() * 1_000.0)
-        };
+        let quantile = |per_mille: usize| quantile_ms(&samples.latencies, per_mille);
         Self {
             door: door.name(),
             connections,
