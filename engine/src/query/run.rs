@@ -4,8 +4,10 @@
 //! a plan that was not verified just before; and a stream that ends without an error has given every row.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
@@ -17,7 +19,8 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{FutureExt, StreamExt, stream};
-use tokio::time::{Instant, timeout_at};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::account::Account;
 use super::error::Error;
@@ -111,13 +114,19 @@ impl VerifiedPlan {
         } else {
             rows
         };
+        let expires_in = self.decision.expires_at.since(self.clock.now());
+        let ends = Instant::now() + self.deadline.min(expires_in.unwrap_or_default());
         let running = Running {
-            rows,
+            rows: Ending::new(rows, ends),
             schema: Arc::clone(&schema),
-            decision: self.decision,
             evidence: Some(self.evidence),
+            over: if expires_in.is_some_and(|left| left < self.deadline) {
+                || Error::Denied(Denial::InvalidToken)
+            } else {
+                || Error::Deadline
+            },
+            decision: self.decision,
             clock: self.clock,
-            ends: Instant::now() + self.deadline,
         };
         let shown = stream::try_unfold(running, |mut running| async move {
             let batch = running.next().await?;
@@ -137,22 +146,23 @@ impl fmt::Debug for VerifiedPlan {
 }
 
 struct Running {
-    rows: SendableRecordBatchStream,
+    rows: Ending,
     schema: SchemaRef,
     decision: Arc<Decision>,
     /// Until the first batch.
     evidence: Option<EvidenceReceipt>,
     clock: Arc<dyn Clock>,
-    ends: Instant,
+    /// What it means that the time is over: that of the query, or that of the decision.
+    over: fn() -> Error,
 }
 
 impl Running {
     async fn next(&mut self) -> Result<Option<RecordBatch>, Error> {
         let polled = AssertUnwindSafe(self.rows.next()).catch_unwind();
-        let batch = timeout_at(self.ends, polled)
+        let batch = polled
             .await
-            .map_err(|_| Error::Deadline)?
             .map_err(|panic| panicked(panic.as_ref()))?
+            .ok_or_else(self.over)?
             .transpose()
             .map_err(|error| sanitize::running(&error))?;
         // An empty answer is an answer too.
@@ -166,6 +176,51 @@ impl Running {
         batch
             .map(|batch| conformed(&batch, &self.schema))
             .transpose()
+    }
+}
+
+/// Rows that are given up when their time is over, whether or not anybody asks for them: whoever reads slowly, or not at
+/// all, keeps what a query holds no longer than others.
+struct Ending {
+    rows: Arc<Mutex<Option<SendableRecordBatchStream>>>,
+    ends: Instant,
+    timer: AbortHandle,
+}
+
+impl Ending {
+    fn new(rows: SendableRecordBatchStream, ends: Instant) -> Self {
+        let rows = Arc::new(Mutex::new(Some(rows)));
+        let held = Arc::downgrade(&rows);
+        let timer = tokio::spawn(async move {
+            sleep_until(ends).await;
+            if let Some(held) = held.upgrade() {
+                let rows = held.lock().unwrap_or_else(PoisonError::into_inner).take();
+                drop(rows);
+            }
+        });
+        Self {
+            rows,
+            ends,
+            timer: timer.abort_handle(),
+        }
+    }
+
+    /// The next batch, or the end; `None` when the time is over.
+    async fn next(&mut self) -> Option<Option<Result<RecordBatch, DataFusionError>>> {
+        let polled = poll_fn(|context| {
+            let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+            match rows.as_mut() {
+                Some(rows) => rows.poll_next_unpin(context).map(Some),
+                None => Poll::Ready(None),
+            }
+        });
+        timeout_at(self.ends, polled).await.ok().flatten()
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.timer.abort();
     }
 }
 
@@ -259,17 +314,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn rows_are_given_up_at_their_end_though_nobody_asks_for_them() {
+        let (held, given_up) = oneshot::channel::<()>();
+        let rows = stream::once(async move {
+            let _held = held;
+            std::future::pending().await
+        });
+        let schema = Arc::new(arrow::datatypes::Schema::empty());
+        let rows = Box::pin(RecordBatchStreamAdapter::new(schema, rows));
+        let ends = Instant::now() + Duration::from_millis(10);
+        let mut ending = Ending::new(rows, ends);
+        assert!(given_up.await.is_err(), "dropped");
+        assert!(ending.next().await.is_none());
+    }
+
+    #[tokio::test]
     async fn a_stream_that_panics_ends_in_an_error() {
         let caller = Caller::new(ONE, Role::Reader);
         let schema = caller.plan("SELECT 1").await.expect("planned").schema;
         let rows = stream::once(async { std::panic::resume_unwind(Box::new("a value")) });
         let mut running = Running {
-            rows: Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), rows)),
+            rows: Ending::new(
+                Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), rows)),
+                Instant::now() + Duration::from_secs(1),
+            ),
             schema,
             decision: Arc::clone(caller.viewer.decision()),
             evidence: None,
             clock: caller.clock,
-            ends: Instant::now() + Duration::from_secs(1),
+            over: || Error::Deadline,
         };
         assert!(matches!(running.next().await, Err(Error::Internal)));
     }

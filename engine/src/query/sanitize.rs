@@ -253,9 +253,24 @@ fn plan(message: &str) -> Option<String> {
         .fold(message, |message, cut| {
             message.split(cut).next().unwrap_or_default()
         });
-    let message = message.trim_end_matches([' ', '.', ':']);
+    // Parts of the statement as the planner has them in memory are nobody's words.
+    let message = DEBUG_FORMS.iter().fold(message, |message, form| {
+        message.split(form).next().unwrap_or_default()
+    });
+    let message = message.trim_end_matches([' ', '.', ':', '(', ',']);
     (!message.is_empty()).then(|| shortened(message))
 }
+
+const DEBUG_FORMS: [&str; 8] = [
+    "Exists(",
+    "InSubquery(",
+    "ScalarSubquery(",
+    "OuterReferenceColumn(",
+    "ByteStringLiteral(",
+    "Literal(",
+    "Subquery {",
+    "Field {",
+];
 
 fn shortened(message: &str) -> String {
     let printable = message.chars().map(|character| {

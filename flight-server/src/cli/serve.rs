@@ -17,7 +17,7 @@ use tonic::service::Routes;
 
 use crate::auth::developer::TokenRequest;
 use crate::config::Config;
-use crate::flight::{self, DeadlineLayer};
+use crate::flight::{self, DeadlineLayer, DoorLayer};
 use crate::http;
 use crate::listen::{self, Bounds, Protocol, Tls, TlsError};
 use crate::observe::{self, grpc::ObserveLayer};
@@ -297,9 +297,10 @@ async fn serve_flight(
 ) -> Result<(), Error> {
     let router = Routes::new(flight::health_service(Arc::clone(&service)));
     let observe = ObserveLayer::new(Arc::clone(&service));
+    let door = DoorLayer::new(Arc::clone(&service));
     let flight = flight::flight_service(service, silo).map_err(Error::FlightService)?;
     let router = router.add_service(flight).prepare().into_axum_router();
-    let router = router.layer(DeadlineLayer).layer(observe);
+    let router = router.layer(door).layer(DeadlineLayer).layer(observe);
     let served = (router, Protocol::Grpc);
     listen::serve(listener, tls, served, stopped, Bounds::default()).await;
     Ok(())

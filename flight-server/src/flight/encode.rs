@@ -82,7 +82,8 @@ pub(crate) fn hydrated_bytes(batch: &RecordBatch) -> usize {
 /// magnitude, and because dictionaries and views repeat what they hold once.
 fn add_row_bytes(array: &dyn Array, rows: &mut [usize]) {
     match array.data_type() {
-        DataType::Null => {}
+        // It takes no room but where it is shown.
+        DataType::Null => rows.iter_mut().for_each(|row| add(row, 8)),
         DataType::Utf8 => add_lengths(array.as_string::<i32>().offsets(), 4, rows),
         DataType::LargeUtf8 => add_lengths(array.as_string::<i64>().offsets(), 8, rows),
         DataType::Binary => add_lengths(array.as_binary::<i32>().offsets(), 4, rows),
@@ -111,6 +112,15 @@ fn add_row_bytes(array: &dyn Array, rows: &mut [usize]) {
         DataType::LargeList(_) => {
             let list = array.as_list::<i64>();
             add_items(list.offsets(), list.values().as_ref(), rows);
+        }
+        DataType::FixedSizeList(_, _) => {
+            let list = array.as_fixed_size_list();
+            let mut sizes = vec![0; list.values().len()];
+            add_row_bytes(list.values().as_ref(), &mut sizes);
+            let each = usize::try_from(list.value_length()).unwrap_or_default();
+            for (row, held) in rows.iter_mut().zip(sizes.chunks(each.max(1))) {
+                add(row, held.iter().copied().fold(0, usize::saturating_add));
+            }
         }
         DataType::Map(_, _) => {
             let map = array.as_map();

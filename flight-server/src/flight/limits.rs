@@ -5,6 +5,12 @@ use std::time::Duration;
 /// Clients send up to this much in one message.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// How long the one message of a call may take to arrive.
+pub(crate) const MESSAGE_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Rows of a message of a load, and values in a column of them.
+pub(crate) const LOAD_VALUES_MAX: usize = 4 * 1024 * 1024;
+
 /// Of the messages that follow a refusal, this much is read before it is said.
 pub(crate) const UNWANTED_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
 
@@ -33,6 +39,9 @@ pub(crate) const PARAMETER_ROWS_MAX: usize = 256;
 /// How large the parameters of one binding may be: they travel in tickets.
 pub(crate) const PARAMETER_BYTES_MAX: usize = 1024 * 1024;
 
+/// How many values they may have, in rows or nested in them: there are some that take no bytes.
+pub(crate) const PARAMETER_VALUES_MAX: usize = 64 * 1024;
+
 /// A prepared statement that nobody used for this long is forgotten.
 pub(crate) const PREPARED_IDLE_MAX: Duration = Duration::from_hours(1);
 
@@ -42,8 +51,14 @@ pub(crate) const PREPARED_PER_PRINCIPAL_MAX: usize = 128;
 /// Nor may the texts and parameters of one principal's statements take more than this.
 pub(crate) const PREPARED_BYTES_PER_PRINCIPAL_MAX: usize = 16 * 1024 * 1024;
 
+/// Those of one tenant together: its own least recently used one makes room.
+pub(crate) const PREPARED_PER_TENANT_MAX: usize = 2_048;
+
+/// And what these may take.
+pub(crate) const PREPARED_BYTES_PER_TENANT_MAX: usize = 64 * 1024 * 1024;
+
 /// Beyond this, of all principals together, newcomers are refused: the statements of others are not for taking.
-pub(crate) const PREPARED_TOTAL_MAX: usize = 16 * 1024;
+pub(crate) const PREPARED_TOTAL_MAX: usize = 64 * 1024;
 
 /// Longer receipts are told by their names: the metadata of one call has 8 KiB with many clients.
 pub(crate) const RECEIPT_BYTES_MAX: usize = 5 * 1024;
@@ -57,4 +72,6 @@ const _: () = assert!(
 );
 const _: () = assert!(2 * PARAMETER_BYTES_MAX <= MESSAGE_BYTES_MAX);
 const _: () = assert!(PARAMETER_BYTES_MAX < PREPARED_BYTES_PER_PRINCIPAL_MAX);
-const _: () = assert!(PREPARED_PER_PRINCIPAL_MAX < PREPARED_TOTAL_MAX);
+const _: () = assert!(PREPARED_PER_PRINCIPAL_MAX < PREPARED_PER_TENANT_MAX);
+const _: () = assert!(PREPARED_PER_TENANT_MAX < PREPARED_TOTAL_MAX);
+const _: () = assert!(PREPARED_BYTES_PER_PRINCIPAL_MAX < PREPARED_BYTES_PER_TENANT_MAX);

@@ -12,6 +12,7 @@ mod call;
 mod column;
 mod command;
 mod deadline;
+mod door;
 mod encode;
 mod health;
 mod incoming;
@@ -27,6 +28,7 @@ mod sql;
 mod sql_info;
 mod statement;
 mod ticket;
+mod untrusted;
 mod xdbc;
 
 use std::fmt;
@@ -38,11 +40,12 @@ use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
     HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
 };
+use catalog::context::TenantContext;
 use catalog::ids::SiloId;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::Semaphore;
 use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use crate::limits::{Class, Room};
 use crate::problem::Problem;
@@ -57,6 +60,7 @@ use running::Running;
 use ticket::Tickets;
 
 pub(crate) use deadline::DeadlineLayer;
+pub(crate) use door::DoorLayer;
 pub use health::health_service;
 pub(crate) use statement::{RECEIPT, RECEIPT_ID};
 
@@ -114,14 +118,18 @@ impl TrailhouseFlight {
         })
     }
 
-    async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
-        let context = self.service.context(metadata.as_ref()).await?;
+    /// Who calls: whom the door let in, or, without one, who the token says.
+    async fn caller(&self, metadata: &MetadataMap, known: &Extensions) -> Result<Caller, Status> {
+        let context = match known.get::<TenantContext>() {
+            Some(context) => context.clone(),
+            None => self.service.context(metadata.as_ref()).await?,
+        };
         Ok(Caller { context })
     }
 
     /// The caller of a call that plans, reads or looks something up, if their tenant may make one more now.
-    async fn reader(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
-        let caller = self.caller(metadata).await?;
+    async fn reader(&self, metadata: &MetadataMap, known: &Extensions) -> Result<Caller, Status> {
+        let caller = self.caller(metadata, known).await?;
         let counted = self.count_query(&caller);
         counted.map_err(|refusal| caller.status(refusal))?;
         Ok(caller)
@@ -148,11 +156,13 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
-        let header = request.metadata().get(AUTHORIZATION);
-        let login = self
-            .service
-            .authenticator
-            .login(header.and_then(|value| value.to_str().ok()));
+        let mut headers = request.metadata().get_all(AUTHORIZATION).iter();
+        let header = match (headers.next(), headers.next()) {
+            (Some(header), None) => header.to_str().ok(),
+            // Which of two would count is a question nobody should be able to ask.
+            (None, _) | (Some(_), Some(_)) => None,
+        };
+        let login = self.service.authenticator.login(header);
         let (_, token) = login.await.map_err(Problem::from)?;
         let answer = stream::iter([Ok(HandshakeResponse::default())]).boxed();
         let mut response = Response::new(answer);
@@ -167,7 +177,9 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<Criteria>,
     ) -> Result<Response<Self::ListFlightsStream>, Status> {
-        let caller = self.caller(request.metadata()).await?;
+        let caller = self
+            .caller(request.metadata(), request.extensions())
+            .await?;
         caller.answer(Ok(stream::empty().boxed()))
     }
 
@@ -175,7 +187,9 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let caller = self.reader(request.metadata()).await?;
+        let caller = self
+            .reader(request.metadata(), request.extensions())
+            .await?;
         caller.answer(self.info_of(&caller, request.into_inner()).await)
     }
 
@@ -183,7 +197,9 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<PollInfo>, Status> {
-        let caller = self.reader(request.metadata()).await?;
+        let caller = self
+            .reader(request.metadata(), request.extensions())
+            .await?;
         // Planning is all there is to wait for, so the first answer is the last.
         let info = self.info_of(&caller, request.into_inner()).await;
         caller.answer(info.map(|info| PollInfo {
@@ -196,7 +212,9 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<SchemaResult>, Status> {
-        let caller = self.reader(request.metadata()).await?;
+        let caller = self
+            .reader(request.metadata(), request.extensions())
+            .await?;
         caller.answer(self.schema_of(&caller, request.get_ref()).await)
     }
 
@@ -204,7 +222,9 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<Ticket>,
     ) -> Result<Response<Self::DoGetStream>, Status> {
-        let caller = self.reader(request.metadata()).await?;
+        let caller = self
+            .reader(request.metadata(), request.extensions())
+            .await?;
         caller.answer(self.data_of(&caller, request.get_ref()).await)
     }
 
@@ -213,7 +233,9 @@ impl FlightService for TrailhouseFlight {
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
         // What it counts as, its first message says.
-        let caller = self.caller(request.metadata()).await?;
+        let caller = self
+            .caller(request.metadata(), request.extensions())
+            .await?;
         let messages = Incoming::new(request.into_inner());
         let outcome = self.put(&caller, messages.clone()).await;
         // Who sends too much is not read on, nor is more than a few read on at a time.
@@ -232,7 +254,9 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<Action>,
     ) -> Result<Response<Self::DoActionStream>, Status> {
-        let caller = self.reader(request.metadata()).await?;
+        let caller = self
+            .reader(request.metadata(), request.extensions())
+            .await?;
         let outcome = self.act(&caller, request.get_ref()).await;
         caller.answer(outcome.map(|body| {
             let results = body.map(|body| Ok(arrow_flight::Result { body }));
@@ -244,7 +268,9 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<Empty>,
     ) -> Result<Response<Self::ListActionsStream>, Status> {
-        let caller = self.caller(request.metadata()).await?;
+        let caller = self
+            .caller(request.metadata(), request.extensions())
+            .await?;
         caller.answer(Ok(stream::iter(action::listed().map(Ok)).boxed()))
     }
 
@@ -252,7 +278,9 @@ impl FlightService for TrailhouseFlight {
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoExchangeStream>, Status> {
-        let caller = self.caller(request.metadata()).await?;
+        let caller = self
+            .caller(request.metadata(), request.extensions())
+            .await?;
         let refusal = Refusal::Unimplemented("nothing is exchanged here");
         caller.answer(Err(refusal))
     }

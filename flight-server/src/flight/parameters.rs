@@ -24,8 +24,9 @@ use tonic::Status;
 use crate::problem::{Problem, Slug};
 
 use super::encode::hydrated_bytes;
-use super::limits::{PARAMETER_BYTES_MAX, PARAMETER_ROWS_MAX};
+use super::limits::{PARAMETER_BYTES_MAX, PARAMETER_ROWS_MAX, PARAMETER_VALUES_MAX};
 use super::schema::{advertised, conform};
+use super::untrusted::{has_at_most, unpackable};
 
 /// Parameters, ready to execute with: plain columns named `1`, `2`.. or by the names of the statement.
 #[derive(Clone, PartialEq)]
@@ -208,10 +209,14 @@ where
         let carries = !message.data_header.is_empty();
         async move { carries }
     });
-    let mut decoder = FlightRecordBatchStream::new_from_flight_data(with_header);
+    let mut decoder = FlightRecordBatchStream::new_from_flight_data(unpackable(with_header));
     let reading = async move {
         let mut batches = Vec::new();
         while let Some(batch) = decoder.try_next().await? {
+            // What weighs nothing is not free either.
+            if !has_at_most(&batch, PARAMETER_VALUES_MAX) {
+                return Err(FlightError::from(Status::from(too_large())));
+            }
             batches.push(batch);
         }
         let schema = decoder.schema().map(Arc::clone);
@@ -221,13 +226,21 @@ where
     let outcome = AssertUnwindSafe(reading).catch_unwind().await;
     let (schema, batches) = match outcome {
         Ok(Ok(read)) => read,
-        Ok(Err(FlightError::Tonic(status))) if status.code() == tonic::Code::ResourceExhausted => {
+        Ok(Err(FlightError::Tonic(status))) if is_too_large(&status) => {
             return Err(too_large());
         }
         Ok(Err(_)) | Err(_) => return Err(unreadable()),
     };
     let schema = schema.unwrap_or_else(|| Arc::new(Schema::empty()));
     concat_batches(&schema, &batches).map_err(|_| unreadable())
+}
+
+/// The second is what the gRPC server says.
+fn is_too_large(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        tonic::Code::ResourceExhausted | tonic::Code::OutOfRange
+    )
 }
 
 fn unreadable() -> Problem {

@@ -11,12 +11,13 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use catalog::clock::{Clock, Random, Timestamp, array};
+use catalog::ids::TenantId;
 
 use crate::problem::{Problem, Slug};
 
 use super::limits::{
-    PREPARED_BYTES_PER_PRINCIPAL_MAX, PREPARED_IDLE_MAX, PREPARED_PER_PRINCIPAL_MAX,
-    PREPARED_TOTAL_MAX,
+    PREPARED_BYTES_PER_PRINCIPAL_MAX, PREPARED_BYTES_PER_TENANT_MAX, PREPARED_IDLE_MAX,
+    PREPARED_PER_PRINCIPAL_MAX, PREPARED_PER_TENANT_MAX, PREPARED_TOTAL_MAX,
 };
 use super::parameters::Bindings;
 use super::statement::{Principal, Statement};
@@ -103,6 +104,7 @@ impl PreparedStatements {
         let own = held.owners.entry(owner.clone()).or_default();
         own.insert(handle, entry);
         make_room(own);
+        held.make_room_of(&owner.tenant);
         Ok(handle.to_vec().into())
     }
 
@@ -141,7 +143,7 @@ impl PreparedStatements {
         act: impl FnOnce(&mut Entry) -> T,
     ) -> Result<T, Problem> {
         let unknown = || {
-            let detail = "there is no such prepared statement: it was closed, or not used for long";
+            let detail = "there is no such prepared statement: it was closed, not used for long, or made room for newer ones";
             Problem::new(Slug::NotFound, detail)
         };
         let handle = Handle::try_from(handle).map_err(|_| unknown())?;
@@ -156,6 +158,7 @@ impl PreparedStatements {
         (entry.used_at, entry.used) = (now, used);
         let done = act(entry);
         make_room(own);
+        held.make_room_of(&owner.tenant);
         Ok(done)
     }
 
@@ -172,6 +175,31 @@ impl Held {
 
     fn total(&self) -> usize {
         self.owners.values().map(HashMap::len).sum()
+    }
+
+    /// Drops the least recently used statements of one tenant until the rest is within bounds.
+    fn make_room_of(&mut self, tenant: &TenantId) {
+        let of_tenant = self
+            .owners
+            .iter()
+            .filter(|(owner, _)| owner.tenant == *tenant);
+        let mut newest_first: Vec<_> = of_tenant
+            .flat_map(|(owner, own)| {
+                own.iter()
+                    .map(move |(handle, entry)| (owner, handle, entry))
+            })
+            .map(|(owner, handle, entry)| (entry.used, owner.clone(), *handle, entry.bytes()))
+            .collect();
+        newest_first.sort_unstable_by_key(|(used, ..)| std::cmp::Reverse(*used));
+        let mut total = 0_usize;
+        for (count, (_, owner, handle, bytes)) in newest_first.into_iter().enumerate() {
+            total = total.saturating_add(bytes);
+            let is_within =
+                count < PREPARED_PER_TENANT_MAX && total <= PREPARED_BYTES_PER_TENANT_MAX;
+            if !is_within && let Some(own) = self.owners.get_mut(&owner) {
+                own.remove(&handle);
+            }
+        }
     }
 
     fn sweep(&mut self, now: Timestamp) {
@@ -211,7 +239,6 @@ fn make_room(own: &mut Own) {
 mod tests {
     use arrow::array::Int64Array;
     use catalog::clock::{ManualClock, SeededRandom};
-    use catalog::ids::TenantId;
 
     use super::*;
 
@@ -347,5 +374,21 @@ mod tests {
         assert!(unknown(&world, &alice, &handle));
         world.create(&alice, "SELECT 2");
         assert_eq!(world.prepared.lock().total(), 1, "and swept");
+    }
+
+    #[test]
+    fn a_tenant_makes_room_among_its_own() {
+        let World { prepared, .. } = world();
+        let other = principal("globex", "bob");
+        let kept = prepared.create(&other, "SELECT 0", vec![]).unwrap();
+        let first = prepared.create(&principal("acme", "0"), "SELECT 1", vec![]);
+        for subject in 0..PREPARED_PER_TENANT_MAX {
+            let owner = principal("acme", &subject.to_string());
+            prepared.create(&owner, "SELECT 1", vec![]).unwrap();
+        }
+        let gone = prepared.get(&principal("acme", "0"), &first.unwrap());
+        assert_eq!(gone.unwrap_err().slug(), Slug::NotFound);
+        assert!(prepared.get(&other, &kept).is_ok());
+        assert_eq!(prepared.lock().total(), PREPARED_PER_TENANT_MAX + 1);
     }
 }

@@ -34,7 +34,8 @@ use crate::service::Service;
 use super::TrailhouseFlight;
 use super::call::{Caller, Refusal};
 use super::command::no_transaction;
-use super::limits::MESSAGE_BYTES_MAX;
+use super::limits::{LOAD_VALUES_MAX, MESSAGE_BYTES_MAX};
+use super::untrusted::{has_at_most, unpackable};
 
 /// The one table that can be loaded into, and its schema.
 const TARGET: (&str, &str) = ("audit", "records");
@@ -399,7 +400,9 @@ impl Batches {
             let carries = !message.data_header.is_empty();
             async move { carries }
         });
-        Self(FlightRecordBatchStream::new_from_flight_data(carrying))
+        Self(FlightRecordBatchStream::new_from_flight_data(unpackable(
+            carrying,
+        )))
     }
 
     fn schema(&self) -> Option<&Schema> {
@@ -409,6 +412,7 @@ impl Batches {
     async fn next(&mut self) -> Result<Option<RecordBatch>, Problem> {
         // The decoder indexes buffers by offsets it was sent, and panics when they are beyond the message.
         match AssertUnwindSafe(self.0.try_next()).catch_unwind().await {
+            Ok(Ok(Some(batch))) if !has_at_most(&batch, LOAD_VALUES_MAX) => Err(unreadable()),
             Ok(Ok(batch)) => Ok(batch),
             Ok(Err(FlightError::Tonic(status))) => Err(broken(&status)),
             Ok(Err(FlightError::ExternalError(error))) => Err(held_back(error)),

@@ -23,6 +23,9 @@ use tower::{ServiceExt, service_fn};
 use super::{Bounds, Connection, Tls, told};
 use crate::limits::HEADERS_BYTES_MAX;
 
+/// Requests of one connection at the same time.
+const REQUESTS_AT_ONCE_MAX: u32 = 256;
+
 /// Which versions of HTTP are spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
@@ -116,6 +119,7 @@ fn builder(protocol: Protocol, bounds: Bounds) -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         // Intermediaries drop connections that are silent for a minute.
         .keep_alive_interval(wait)
+        .max_concurrent_streams(REQUESTS_AT_ONCE_MAX)
         .max_header_list_size(HEADERS_BYTES_MAX);
     match protocol {
         Protocol::Http => builder,
