@@ -63,9 +63,11 @@ def strict(strict_world):
 
 @pytest.fixture(scope="module", autouse=True)
 def silent(world):
-    """A connection over which nothing is ever asked."""
+    """A connection over which nothing more is asked: the preface, settings, and a request for /."""
     with socket.create_connection(("127.0.0.1", world.ports["eu_flight"])) as connection:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        settings, get = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), b"\x82\x86\x84\x41\x01x"
+        headers = bytes([0, 0, len(get), 1, 5, 0, 0, 0, 1]) + get
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + headers)
         yield connection
 
 

@@ -31,3 +31,4 @@ pub use permit::{
     Read, SchemaRead, SchemaWrite, TenantAdmin, Write,
 };
 pub use request::Request;
+pub use rules::has_grounds;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::context::{Role, Scope};
+use crate::context::{Role, Scope, TenantContext};
 
 use super::permit::OperationKind;
 
@@ -149,6 +149,14 @@ pub(super) const EVIDENCE_READERS: &[Role] = &[
 ];
 /// The roles that find the quarantine table in their session.
 pub(super) const QUARANTINE_READERS: &[Role] = &[Role::AuditAdmin, Role::SecurityAdmin];
+
+/// Whether the roles and scopes of a caller are grounds for an operation at all. This is no decision: it is for answers
+/// that are no secret, and that differ by what the caller is here for.
+#[must_use]
+pub fn has_grounds(context: &TenantContext, operation: OperationKind) -> bool {
+    let roles = context.effective_roles();
+    grounds(operation, Standing::Tenant, &roles, context.scopes()).is_ok()
+}
 
 /// What allows the operation: `Role.…` or `Scope.…`; or what would.
 pub(super) fn grounds(

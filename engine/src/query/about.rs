@@ -1,10 +1,13 @@
 //! What a column is, for whoever looks at it: its meaning, its class, and what of it this caller does not see.
 
+use std::sync::Arc;
+
+use arrow::datatypes::{FieldRef, Fields, Schema, SchemaRef};
 use catalog::policy::{Bundle, FieldPath};
 
 use super::masking::ColumnMask;
 use super::viewer::{View, Viewer};
-use crate::record::schema;
+use crate::record::schema::{self, Visibility};
 
 /// What a caller is told of one column.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +42,22 @@ pub(super) fn columns(viewer: &Viewer, view: &View) -> Vec<About> {
     columns
         .map(|(field, column)| about(bundle, field.name(), &column.mask))
         .collect()
+}
+
+/// The columns that records have whatever the policy says, and that everyone sees.
+pub(super) fn appendable() -> (SchemaRef, Vec<About>) {
+    let records = schema::records::<&str>(&[]);
+    let shown = |field: &&FieldRef| schema::visibility(field.name()) == Visibility::Everyone;
+    let fields: Fields = records.fields().iter().filter(shown).cloned().collect();
+    let about = |field: &FieldRef| About {
+        meaning: schema::description(field.name())
+            .unwrap_or_default()
+            .to_owned(),
+        class: None,
+        mask: None,
+    };
+    let about = fields.iter().map(about).collect();
+    (Arc::new(Schema::new(fields)), about)
 }
 
 fn about(bundle: &Bundle, name: &str, mask: &ColumnMask) -> About {

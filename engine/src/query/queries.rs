@@ -58,6 +58,21 @@ pub struct VisibleTable {
     pub about: Vec<About>,
 }
 
+impl VisibleTable {
+    /// The table that records are appended to, as whoever may only append is told of it: what it has for every tenant.
+    #[must_use]
+    pub fn appendable() -> Self {
+        let (columns, about) = about::appendable();
+        Self {
+            schema: AUDIT.to_owned(),
+            name: TableName::Records.as_str().to_owned(),
+            kind: "TABLE".to_owned(),
+            columns,
+            about,
+        }
+    }
+}
+
 impl Queries {
     /// Queries, each within these limits and all of them on these resources, whose answers have their receipts kept.
     pub fn new(

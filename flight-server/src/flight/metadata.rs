@@ -63,10 +63,7 @@ impl Facts {
 impl Question {
     /// Whether the answer depends on what the caller may see.
     pub(crate) fn asks_for_tables(&self) -> bool {
-        matches!(
-            self,
-            Self::DbSchemas(_) | Self::Tables(_) | Self::TableTypes
-        )
+        matches!(self, Self::Tables(_))
     }
 
     /// The schema of the answer.
@@ -83,7 +80,7 @@ impl Question {
         }
     }
 
-    /// The answer for a caller of this tenant who sees these tables.
+    /// The answer for a caller of this tenant who sees these tables, as far as it is about tables.
     pub(crate) fn answer(
         self,
         facts: &Facts,
@@ -96,9 +93,9 @@ impl Question {
                 rows.append(tenant.as_str());
                 rows.build()
             }
-            Self::DbSchemas(command) => db_schemas(command, tenant, tables),
+            Self::DbSchemas(command) => db_schemas(command, tenant),
             Self::Tables(command) => list_tables(command, tenant, tables),
-            Self::TableTypes => table_types(tables),
+            Self::TableTypes => table_types(),
             Self::SqlInfo(ids) => sql_info::answer(&facts.sql_info, ids),
             Self::XdbcTypes(code) => facts.xdbc_types.record_batch(code),
             // Records have no keys that a database would enforce.
@@ -109,19 +106,11 @@ impl Question {
     }
 }
 
-fn db_schemas(
-    command: CommandGetDbSchemas,
-    tenant: &TenantId,
-    tables: &[VisibleTable],
-) -> Result<RecordBatch, FlightError> {
+/// The one schema is there even for a caller who sees nothing in it.
+fn db_schemas(command: CommandGetDbSchemas, tenant: &TenantId) -> Result<RecordBatch, FlightError> {
     check_pattern(command.db_schema_filter_pattern.as_deref())?;
-    // The schema is there even for a caller who sees nothing in it.
-    let mut names: BTreeSet<&str> = tables.iter().map(|table| table.schema.as_ref()).collect();
-    names.insert(SCHEMA);
     let mut rows = command.into_builder();
-    for name in names {
-        rows.append(tenant.as_str(), name);
-    }
+    rows.append(tenant.as_str(), SCHEMA);
     rows.build()
 }
 
@@ -152,13 +141,9 @@ fn list_tables(
     rows.build()
 }
 
-fn table_types(tables: &[VisibleTable]) -> Result<RecordBatch, FlightError> {
-    let mut kinds: BTreeSet<&str> = tables.iter().map(|table| table.kind.as_ref()).collect();
-    kinds.insert(TABLE);
+fn table_types() -> Result<RecordBatch, FlightError> {
     let mut rows = CommandGetTableTypes {}.into_builder();
-    for kind in kinds {
-        rows.append(kind);
-    }
+    rows.append(TABLE);
     rows.build()
 }
 

@@ -2,12 +2,15 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow_flight::sql::{DoPutPreparedStatementResult, ProstMessageExt, TicketStatementQuery};
+use arrow_flight::sql::{
+    DoPutPreparedStatementResult, DoPutUpdateResult, ProstMessageExt, TicketStatementQuery,
+};
 use arrow_flight::{
     FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, SchemaResult, Ticket,
 };
 use bytes::Bytes;
-use engine::query;
+use catalog::guard::{OperationKind, has_grounds};
+use engine::query::{self, VisibleTable};
 use futures::{Stream, StreamExt, stream};
 use prost::Message;
 use tonic::Status;
@@ -35,7 +38,7 @@ impl TrailhouseFlight {
                 self.described(caller, &statement).await?
             }
             Asked::Metadata(question) => {
-                self.permit_to_plan(caller, None).await?;
+                self.tables_of(caller, &question).await?;
                 question.schema(&self.facts)
             }
             other => return Err(self.not_a_query(caller, other).await),
@@ -60,7 +63,7 @@ impl TrailhouseFlight {
                 self.ticket_for(caller, statement).await?
             }
             Asked::Metadata(question) => {
-                self.permit_to_plan(caller, None).await?;
+                self.tables_of(caller, &question).await?;
                 // Nothing to seal: whoever redeems it is answered for what they may see.
                 (question.schema(&self.facts), command)
             }
@@ -107,6 +110,10 @@ impl TrailhouseFlight {
         S: Stream<Item = Result<FlightData, Status>> + Unpin + Send + 'static,
     {
         let first = messages.next().await;
+        if first.is_none() {
+            // What some drivers make of a load of no rows; nothing else ends before it has said what it is.
+            return Ok(DoPutUpdateResult { record_count: 0 }.encode_to_vec().into());
+        }
         let descriptor = match &first {
             Some(Ok(first)) => first.flight_descriptor.as_ref(),
             Some(Err(_)) | None => None,
@@ -169,13 +176,26 @@ impl TrailhouseFlight {
     }
 
     async fn answer(&self, caller: &Caller, question: Question) -> Result<RecordBatch, Refusal> {
-        let permit = self.permit_to_plan(caller, None).await?;
-        let tables = if question.asks_for_tables() {
-            self.service.queries.tables(&permit).await?
-        } else {
-            Vec::new()
-        };
+        let tables = self.tables_of(caller, &question).await?;
         Ok(question.answer(&self.facts, caller.context.tenant(), &tables)?)
+    }
+
+    /// The tables that the answer to a question is about. Drivers ask most questions of whoever connects, so what is the
+    /// same for everybody is told without a decision; and whoever may only append is told what to.
+    async fn tables_of(
+        &self,
+        caller: &Caller,
+        question: &Question,
+    ) -> Result<Vec<VisibleTable>, Refusal> {
+        if !question.asks_for_tables() {
+            return Ok(Vec::new());
+        }
+        let may = |operation| has_grounds(&caller.context, operation);
+        if may(OperationKind::Write) && !may(OperationKind::Read) {
+            return Ok(vec![VisibleTable::appendable()]);
+        }
+        let permit = self.permit_to_plan(caller, None).await?;
+        Ok(self.service.queries.tables(&permit).await?)
     }
 
     /// Why something that is not a query is refused. An attempt to write is evidence.

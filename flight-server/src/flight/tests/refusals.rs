@@ -133,9 +133,12 @@ async fn garbage_is_the_callers_mistake() {
     let unknown = running.request(Action::new("MakeCoffee", ""));
     let status = client.do_action(unknown).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
+    // Some drivers end a load of no rows before its first message.
     let empty = running.request(stream::empty());
-    let status = client.do_put(empty).await.unwrap_err();
-    assert_eq!(status.code(), Code::InvalidArgument);
+    let mut results = client.do_put(empty).await.unwrap().into_inner();
+    let result = results.message().await.unwrap().unwrap().app_metadata;
+    let result = arrow_flight::sql::DoPutUpdateResult::decode(result).unwrap();
+    assert_eq!(result.record_count, 0);
 }
 
 #[tokio::test]
