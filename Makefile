@@ -45,12 +45,13 @@ $(VENV)/ready: tests/python/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt
 	@touch $@
 
-compare: release ## durable ingest beside the deltalake package and PostgreSQL (POSTGRES=folder of initdb)
+compare: release ## ingest beside the deltalake package and PostgreSQL (POSTGRES=folder of initdb), scans beside a bare server
 	$(PYTHON) -m venv $(CARGO_TARGET_DIR)/compare
 	$(CARGO_TARGET_DIR)/compare/bin/python -m pip install --quiet -r benches/compare/requirements.txt
 	$(CARGO_TARGET_DIR)/compare/bin/python benches/compare/ingest.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse \
 		$(if $(POSTGRES),--postgres $(POSTGRES)) $(COMPARE_ARGS)
 	$(CARGO_TARGET_DIR)/compare/bin/python benches/compare/visible.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse
+	$(CARGO_TARGET_DIR)/compare/bin/python benches/compare/flight.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse
 
 release: ## an optimised binary for operators
 	cargo build --locked --release --bin trailhouse
