@@ -90,12 +90,11 @@ class World:
     def url(self, silo):
         return f"http://127.0.0.1:{self.ports[silo + '_http']}"
 
-    def connect(self, tenant, silo, role):
-        return adbc.connect(
-            f"grpc://127.0.0.1:{self.ports[silo + '_flight']}",
-            {"adbc.flight.sql.authorization_header": f"Bearer {self.token(tenant, role)}"},
-            autocommit=True,
-        )
+    def connect(self, tenant, silo, role, compression=None):
+        options = {"adbc.flight.sql.authorization_header": f"Bearer {self.token(tenant, role)}"}
+        if compression:
+            options["adbc.flight.sql.rpc.call_header.x-trailhouse-compression"] = compression
+        return adbc.connect(f"grpc://127.0.0.1:{self.ports[silo + '_flight']}", options, autocommit=True)
 
     def query(self, sql, tenant="acme", silo="eu", role="Investigator"):
         with self.connect(tenant, silo, role) as connection, connection.cursor() as cursor:

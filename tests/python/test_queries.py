@@ -102,3 +102,14 @@ def test_a_token_of_one_tenant_is_nobody_at_the_other_silo(world):
 def test_explain_names_the_injected_rules(world):
     plan = str(world.query("EXPLAIN SELECT actor_id FROM audit.records", role="Reader").to_pylist())
     assert "RLS.Tenant" in plan and "Mask.Reader" in plan
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_answers_are_compressed_for_whoever_asks(world, codec):
+    sql = "SELECT * FROM audit.records ORDER BY record_id"
+    plain = world.query(sql)
+    with world.connect("acme", "eu", "Investigator", codec) as connection, connection.cursor() as cursor:
+        assert cursor.execute(sql).fetch_arrow_table().equals(plain)
+    with world.connect("acme", "eu", "Investigator", "best") as connection, connection.cursor() as cursor:
+        with pytest.raises(adbc_driver_manager.Error, match="lz4 or zstd"):
+            cursor.execute("SELECT 1").fetchall()

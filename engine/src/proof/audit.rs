@@ -79,6 +79,10 @@ pub struct Audit {
     pub rows: u64,
     /// Data files that no entry of a log names: left over from writes that did not come to their end, and read by nobody.
     pub unnamed: u64,
+    /// The newest entries of Delta logs that no checkpoint signs yet, by table: whoever can write to the storage could have
+    /// changed what they say beside the rows. Of the quarantine, which has no log of leaves, that is all of them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unsigned: BTreeMap<String, u64>,
     /// What is wrong; nothing, if all is well.
     pub findings: Vec<Finding>,
     /// What could not be read, so that nothing is said of it, nor of the logs whose rows it may have.
@@ -144,6 +148,21 @@ impl Audit {
             leaf,
             reason: reason.into(),
         });
+    }
+
+    /// Counts the entries of a table up to its newest that no checkpoint of its logs signs.
+    fn count_unsigned<'a>(
+        &mut self,
+        table: String,
+        newest: u64,
+        logs: impl Iterator<Item = &'a LogAudit>,
+    ) {
+        let signed = logs.filter_map(LogAudit::signed_version).max();
+        let next = signed.map_or(0, |version| version.saturating_add(1));
+        let unsigned = newest.saturating_add(1).saturating_sub(next);
+        if unsigned > 0 {
+            self.unsigned.insert(table, unsigned);
+        }
     }
 
     /// Notes what could not be read, and why.
@@ -229,7 +248,13 @@ impl Logs {
             silo: silo.clone(),
             stream: stream.clone(),
         };
-        for stream in self.tables.published_streams(tenant, silo).await? {
+        let published = self.tables.published_streams(tenant, silo).await;
+        let published = published.unwrap_or_else(|error| {
+            // Those that the table counts are looked at all the same.
+            audit.miss(auditor.root(), &error.into());
+            Vec::new()
+        });
+        for stream in published {
             if table_of(&stream) == kind {
                 let log = LogAudit::open(self, name(&stream), (keys, kept), audit).await?;
                 logs.insert(stream, log);
@@ -254,8 +279,10 @@ impl Logs {
         let before = about.files.map(|files| (files, &stored));
         let (files, mut leaves) =
             Box::pin(self.read_files(audit, (auditor, &state), before, progress)).await?;
+        audit.count_unsigned(auditor.root(), state.version, logs.values());
         if audit.unread.len() > unread {
-            // Leaves that were not read are not missing: nothing can be said of the logs.
+            // Leaves that were not read are not missing: of the logs nothing can be said but what takes no leaves.
+            logs.values().for_each(|log| log.check_entries(audit));
             return Ok(());
         }
         let table = |path: &str| auditor.fault(path, "").object;

@@ -29,6 +29,8 @@ const READ_AHEAD: usize = 32;
 /// Rows that are looked at together: as many as stay near the processor.
 const ROWS_AT_ONCE: usize = 1_024;
 
+/// What an audit takes into memory of one file, whatever its entry says.
+const FILE_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 const OTHER_BYTES: &str = "the bytes are not those that the log names";
 
 /// What is wrong with one object.
@@ -151,6 +153,9 @@ impl Auditor {
         };
         if found.meta.size != file.size {
             return fault(OTHER_BYTES);
+        }
+        if file.size > FILE_BYTES_MAX {
+            return fault("the file is larger than any that is written");
         }
         let bytes = found.bytes().await.map_err(log::unavailable)?;
         if hex(&Sha256::digest(&bytes)) != file.sha256 {

@@ -143,7 +143,7 @@ impl Files {
     }
 
     fn add(&mut self, files: Vec<Arc<DataFile>>) {
-        self.rows += rows_of(&files);
+        self.rows = self.rows.saturating_add(rows_of(&files));
         let mut last = files;
         while let Some(list) = self.lists.pop_if(|list| list.len() <= last.len()) {
             let mut joined = Arc::unwrap_or_clone(list);
@@ -165,12 +165,15 @@ impl Files {
             }
         }
         self.lists.retain(|list| !list.is_empty());
-        self.rows = self.lists.iter().map(|list| rows_of(list)).sum();
+        let rows = self.lists.iter().map(|list| rows_of(list));
+        self.rows = rows.fold(0, u64::saturating_add);
     }
 }
 
+/// What entries say may be anything.
 fn rows_of(files: &[Arc<DataFile>]) -> u64 {
-    files.iter().map(|file| file.count).sum()
+    let rows = files.iter().map(|file| file.count);
+    rows.fold(0, u64::saturating_add)
 }
 
 /// A table at one version.

@@ -21,6 +21,8 @@ use super::{Error, StoreFault};
 
 /// Entries read at once when a table is opened.
 const READ_AHEAD: usize = 32;
+/// An entry names the files of one commit: some hundred bytes for each of them and for what they are counted by.
+const ENTRY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Digits of an entry's name.
 const DIGITS: usize = 20;
 
@@ -118,6 +120,11 @@ impl Log {
             .get(&commit_uri_from_version(Some(version)))
             .await
         {
+            Ok(found) if found.meta.size > ENTRY_BYTES_MAX => {
+                return Err(Error::Tampered {
+                    what: "a log entry is larger than any that is written",
+                });
+            }
             Ok(found) => found.bytes().await.map_err(unavailable)?,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(unavailable(error)),

@@ -42,6 +42,11 @@ pub(super) fn tell(audit: &Audit, kept: usize) {
         say("and more than is listed here");
     }
     if audit.findings.is_empty() && audit.unread.is_empty() {
+        for (table, entries) in &audit.unsigned {
+            say(format!(
+                "unsigned  {table}: {entries} of its newest log entries are in no checkpoint yet"
+            ));
+        }
         if audit.resumed > 0 {
             say(format!(
                 "{} file(s) were not read anew: an audit that was interrupted has read them, and the store lists them as then",

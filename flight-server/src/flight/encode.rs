@@ -8,11 +8,16 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{ArrowNativeType, DataType, SchemaRef};
+use arrow::ipc::CompressionType;
+use arrow::ipc::writer::IpcWriteOptions;
 use arrow_flight::FlightData;
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tonic::Status;
+use tonic::metadata::{MetadataMap, MetadataValue};
+
+use crate::problem::{Problem, Slug};
 
 use super::limits::MESSAGE_BYTES_TARGET;
 use super::schema::conform;
@@ -21,9 +26,34 @@ use super::schema::conform;
 pub(crate) type FlightDataStream =
     Pin<Box<dyn Stream<Item = Result<FlightData, Status>> + Send + 'static>>;
 
+/// What the client asks for in this header of DoGet is done to the buffers of the answer (Arrow's format, Message.fbs:
+/// `BodyCompression`). Nobody gets it unasked: some clients cannot read it.
+pub(crate) const COMPRESSION: &str = "x-trailhouse-compression";
+
+/// How messages are written for a client that sends these headers.
+pub(crate) fn options(metadata: &MetadataMap) -> Result<IpcWriteOptions, Problem> {
+    let refused = || {
+        let detail = format!("{COMPRESSION} is lz4 or zstd, or is left out");
+        Problem::new(Slug::InvalidQuery, detail)
+    };
+    let asked = metadata.get(COMPRESSION).map(MetadataValue::to_str);
+    let codec = match asked.transpose().map_err(|_| refused())? {
+        None => None,
+        Some("lz4") => Some(CompressionType::LZ4_FRAME),
+        Some("zstd") => Some(CompressionType::ZSTD),
+        Some(_) => return Err(refused()),
+    };
+    let options = IpcWriteOptions::default().try_with_compression(codec);
+    options.map_err(|_| refused())
+}
+
 /// Encodes batches as the advertised schema. The schema message is sent even when no row follows. `broken` is the
 /// answer when a batch does not fit: errors of casts quote values, so they stay here.
-pub(crate) fn encode<S>(schema: SchemaRef, batches: S, broken: Status) -> FlightDataStream
+pub(crate) fn encode<S>(
+    schema: SchemaRef,
+    batches: S,
+    (options, broken): (IpcWriteOptions, Status),
+) -> FlightDataStream
 where
     S: Stream<Item = Result<RecordBatch, Status>> + Send + 'static,
 {
@@ -38,6 +68,7 @@ where
         .try_flatten();
     FlightDataEncoderBuilder::new()
         .with_schema(schema)
+        .with_options(options)
         // The encoder would cut again, by the size of buffers that slices share.
         .with_max_flight_data_size(usize::MAX)
         .build(messages)
@@ -229,8 +260,34 @@ mod tests {
         assert_eq!(lengths(&cut(&one_column(map.finish()), 200)), [2, 1]);
     }
 
-    fn broken() -> Status {
-        Status::internal("broken")
+    fn broken() -> (IpcWriteOptions, Status) {
+        (IpcWriteOptions::default(), Status::internal("broken"))
+    }
+
+    fn asking(value: &str) -> Result<IpcWriteOptions, Problem> {
+        let mut metadata = MetadataMap::new();
+        metadata.insert(COMPRESSION, value.parse().unwrap());
+        options(&metadata)
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_is_compressed_and_nothing_else() {
+        let column: StringArray = std::iter::repeat_n(Some("the same text"), 1_000).collect();
+        let batch = one_column(column);
+        let sent = async |options: IpcWriteOptions| {
+            let batches = stream::iter([Ok(batch.clone())]);
+            let stream = encode(batch.schema(), batches, (options, broken().1));
+            let messages: Vec<FlightData> = stream.try_collect().await.unwrap();
+            let bytes: usize = messages.iter().map(|message| message.data_body.len()).sum();
+            let back = decoded(stream::iter(messages.into_iter().map(Ok)).boxed()).await;
+            assert_eq!(back, std::slice::from_ref(&batch));
+            bytes
+        };
+        let plain = sent(options(&MetadataMap::new()).unwrap()).await;
+        for codec in ["lz4", "zstd"] {
+            assert!(sent(asking(codec).unwrap()).await < plain / 4, "{codec}");
+        }
+        assert_eq!(asking("gzip").unwrap_err().slug(), Slug::InvalidQuery);
     }
 
     async fn decoded(stream: FlightDataStream) -> Vec<RecordBatch> {

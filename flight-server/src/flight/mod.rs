@@ -225,7 +225,11 @@ impl FlightService for TrailhouseFlight {
         let caller = self
             .reader(request.metadata(), request.extensions())
             .await?;
-        caller.answer(self.data_of(&caller, request.get_ref()).await)
+        let answer = match encode::options(request.metadata()) {
+            Ok(options) => self.data_of(&caller, request.get_ref(), options).await,
+            Err(problem) => Err(problem.into()),
+        };
+        caller.answer(answer)
     }
 
     async fn do_put(

@@ -2,6 +2,7 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use arrow::ipc::writer::IpcWriteOptions;
 use arrow_flight::sql::{
     DoPutPreparedStatementResult, DoPutUpdateResult, ProstMessageExt, TicketStatementQuery,
 };
@@ -82,22 +83,24 @@ impl TrailhouseFlight {
         &self,
         caller: &Caller,
         ticket: &Ticket,
+        options: IpcWriteOptions,
     ) -> Result<FlightDataStream, Refusal> {
         let principal = caller.principal();
         match parse(&ticket.ticket)? {
             Asked::Ticket(sealed) => {
                 let statement = self.tickets.open(&principal, &sealed)?;
-                let answer = self.execute(caller, &statement).await?;
+                let answer = self.execute(caller, &statement, options).await?;
                 Ok(self.running.watched(&principal, &ticket.ticket, answer))
             }
             Asked::Prepared(handle) => {
                 let statement = self.prepared.get(&principal, &handle)?;
-                self.execute(caller, &statement).await
+                self.execute(caller, &statement, options).await
             }
             Asked::Metadata(question) => {
                 let rows = self.answer(caller, question).await?;
                 let broken = caller.status(internal("the answer could not be encoded"));
-                Ok(encode(rows.schema(), stream::iter([Ok(rows)]), broken))
+                let batches = stream::iter([Ok(rows.clone())]);
+                Ok(encode(rows.schema(), batches, (options, broken)))
             }
             Asked::Statement(_) => Err(malformed("ask for the FlightInfo of a statement first")),
             other => Err(self.not_a_query(caller, other).await),

@@ -8,6 +8,7 @@ use std::future::ready;
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::SchemaRef;
+use arrow::ipc::writer::IpcWriteOptions;
 use catalog::guard::{Permit, Read, Request};
 use catalog::ids::TenantId;
 use engine::query::{self, AnswerStream, Described, Further, ParamValues, Part, VerifiedPlan};
@@ -121,6 +122,7 @@ impl TrailhouseFlight {
         &self,
         caller: &Caller,
         statement: &Statement,
+        options: IpcWriteOptions,
     ) -> Result<FlightDataStream, Refusal> {
         let permit = self.permit_to_plan(caller, Some(statement)).await?;
         let plan = self.plan(caller, &permit, statement).await?;
@@ -134,7 +136,7 @@ impl TrailhouseFlight {
             parameters: parameters.collect::<Result<_, _>>()?,
         };
         let answer = self.service.queries.answer(permit, plan, further).await?;
-        Ok(stream_of(caller, schema, answer))
+        Ok(stream_of(caller, (schema, options), answer))
     }
 
     async fn plan(
@@ -165,7 +167,11 @@ impl TrailhouseFlight {
 }
 
 /// An answer as a stream of messages that ends with its receipt.
-fn stream_of(caller: &Caller, schema: SchemaRef, answer: AnswerStream) -> FlightDataStream {
+fn stream_of(
+    caller: &Caller,
+    (schema, options): (SchemaRef, IpcWriteOptions),
+    answer: AnswerStream,
+) -> FlightDataStream {
     let broken = caller.status(call::internal("the result could not be encoded"));
     let correlation = caller.correlation();
     let told = Arc::new(OnceLock::new());
@@ -184,7 +190,7 @@ fn stream_of(caller: &Caller, schema: SchemaRef, answer: AnswerStream) -> Flight
             ready(Ok(rows))
         });
     let end = stream::once(async move { told.get().map(|receipt| Err(good_end(receipt))) });
-    encode(schema, rows, broken)
+    encode(schema, rows, (options, broken))
         .chain(end.filter_map(ready))
         .boxed()
 }
