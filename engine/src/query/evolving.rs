@@ -16,7 +16,8 @@ use catalog::policy::Step as PathStep;
 use catalog::schema::{Part, Step};
 use serde_json::{Map, Value};
 
-use super::masking::{Cut, CutColumns, Stored, text, unfit};
+use super::cut::{Cut, CutColumns};
+use super::masking::{Stored, text, unfit};
 use super::rules::Place;
 use crate::record::canonical;
 use crate::record::evolve::{self, Evolution};

@@ -8,22 +8,20 @@
 //! The values that were cut out of a record when it was stored are put back first, so that they go through the same
 //! masks as if they had never left.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, MapArray, MapBuilder, MapFieldNames, StringArray, StringBuilder,
-};
-use arrow::datatypes::DataType;
+use arrow::array::{Array, ArrayRef, AsArray, StringArray, StringBuilder};
 use arrow::error::ArrowError;
 use catalog::keys::SecretKey;
 use catalog::policy::{FieldPath, Generalize, MaskProfile, MaskRule, Step};
 use catalog::schema::Part;
 use udfs::{HashKey, JsonMask, JsonPath, JsonStep, Mask};
 
+use super::cut::{Cut, CutColumns};
 use super::evolving::{self, UpcastRows};
+use super::labels::Labels;
 use super::rules::{Place, Rule};
-use crate::record::restore::{Held, restore_context, restore_extras, restore_labels};
+use crate::record::restore::restore_document;
 
 /// Version of the tenant's mask keys, shown in every hash.
 const KEY_VERSION: u32 = 1;
@@ -74,15 +72,6 @@ pub(crate) enum Document {
     Context,
     /// The column `extras`.
     Extras,
-}
-
-/// Where the values that were cut out of a column are stored.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Cut {
-    /// The map of sealed fields, by pointer.
-    pub(crate) sealed_fields: Option<usize>,
-    /// Promoted columns, with the pointer of the place that each was cut out of.
-    pub(crate) promoted: Vec<(usize, String)>,
 }
 
 impl ColumnMask {
@@ -182,60 +171,6 @@ impl ColumnMask {
     }
 }
 
-impl Cut {
-    pub(super) fn needs(&self) -> Vec<usize> {
-        let promoted = self.promoted.iter().map(|(column, _)| *column);
-        self.sealed_fields.into_iter().chain(promoted).collect()
-    }
-}
-
-/// The columns of one batch that hold what was cut out.
-pub(super) struct CutColumns<'a> {
-    sealed_fields: Option<&'a MapArray>,
-    promoted: Vec<(&'a StringArray, &'a str)>,
-}
-
-impl<'a> CutColumns<'a> {
-    pub(super) fn find(cut: &'a Cut, stored: &Stored<'_, 'a>) -> Result<Self, ArrowError> {
-        let sealed_fields = match cut.sealed_fields {
-            Some(index) => Some(stored(index)?.as_map_opt().ok_or_else(unfit)?),
-            None => None,
-        };
-        let promoted = cut
-            .promoted
-            .iter()
-            .map(|(index, pointer)| Ok((text(stored(*index)?)?, pointer.as_str())))
-            .collect::<Result<_, ArrowError>>()?;
-        Ok(Self {
-            sealed_fields,
-            promoted,
-        })
-    }
-
-    /// What was cut out of one row, by pointer.
-    pub(super) fn of(&self, row: usize) -> Result<Vec<(&'a str, Held<'a>)>, ArrowError> {
-        let mut held = Vec::new();
-        if let Some(map) = self.sealed_fields
-            && map.is_valid(row)
-        {
-            let (pointers, values) = (text(map.keys())?, text(map.values())?);
-            let entries = map.value_offsets();
-            let entry_of = |row: usize| entries.get(row).map_or(0, |offset| *offset as usize);
-            for entry in entry_of(row)..entry_of(row + 1) {
-                if values.is_valid(entry) {
-                    held.push((pointers.value(entry), Held::Json(values.value(entry))));
-                }
-            }
-        }
-        for (column, pointer) in &self.promoted {
-            if column.is_valid(row) {
-                held.push((pointer, Held::Text(column.value(row))));
-            }
-        }
-        Ok(held)
-    }
-}
-
 impl Document {
     fn part(self) -> Part {
         match self {
@@ -251,27 +186,25 @@ impl Document {
         upcast: Option<&UpcastRows>,
     ) -> Result<ArrayRef, ArrowError> {
         let texts = text(texts)?;
-        let mut restored = StringBuilder::with_capacity(texts.len(), texts.values().len());
+        let mut shown = StringBuilder::with_capacity(texts.len(), texts.values().len());
+        let (mut held, mut restored) = (Vec::new(), String::new());
         for row in 0..texts.len() {
             if let Some(record) = upcast.and_then(|rows| rows.get(row)) {
-                restored.append_option(evolving::document_text(record, self.part()));
+                shown.append_option(evolving::document_text(record, self.part()));
                 continue;
             }
             if texts.is_null(row) {
-                restored.append_null();
+                shown.append_null();
                 continue;
             }
-            let (own, held) = (texts.value(row), cut.of(row)?);
-            if held.is_empty() {
-                restored.append_value(own);
-                continue;
-            }
-            restored.append_option(match self {
-                Self::Context => restore_context(own, held),
-                Self::Extras => restore_extras(own, held),
-            });
+            held.clear();
+            cut.add(row, &mut held)?;
+            restored.clear();
+            let is_whole =
+                restore_document(self.part(), &mut restored, texts.value(row), &mut held);
+            shown.append_option(is_whole.then_some(&restored));
         }
-        Ok(Arc::new(restored.finish()))
+        Ok(Arc::new(shown.finish()))
     }
 }
 
@@ -342,146 +275,6 @@ pub(super) fn active(profile: &MaskProfile) -> impl Iterator<Item = (&FieldPath,
         .iter()
         .map(|(path, rule)| (path, *rule))
         .filter(|(_, rule)| *rule != MaskRule::Clear)
-}
-
-/// Masks for entries of the label map.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Labels(Vec<LabelMask>);
-
-#[derive(Debug, Clone)]
-struct LabelMask {
-    key: String,
-    /// Whether letter case matters: it does for a rule on a label, not for one on any key.
-    any_case: bool,
-    rule: MaskRule,
-    mask: Mask,
-}
-
-impl Labels {
-    /// The rules that reach labels.
-    pub(super) fn of(secrets: &Secrets, rules: &[Rule]) -> Self {
-        let masks = rules.iter().filter_map(|rule| {
-            let (key, any_case) = match &rule.place {
-                Place::In(Part::Labels, steps) => match steps.as_slice() {
-                    [Step::Key(key)] => (key, false),
-                    _ => return None,
-                },
-                Place::AnyKey(key) => (key, true),
-                Place::In(..) | Place::Column(_) => return None,
-            };
-            Some(LabelMask {
-                key: key.clone(),
-                any_case,
-                rule: rule.rule,
-                mask: secrets.mask(rule.rule, &rule.scope)?,
-            })
-        });
-        Self(masks.collect())
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The masks that were made for just this place, for a verifier.
-    pub(super) fn at(&self, place: &JsonPath) -> impl Iterator<Item = &Mask> {
-        let wanted = match place {
-            JsonPath::AnyKey(key) => Some((key, true)),
-            JsonPath::Steps(steps) => match steps.as_slice() {
-                [JsonStep::Key(key)] => Some((key, false)),
-                _ => None,
-            },
-        };
-        let own = self.0.iter();
-        let own = own.filter(move |own| wanted == Some((&own.key, own.any_case)));
-        own.map(|own| &own.mask)
-    }
-
-    /// The strictest mask for the entry of a key.
-    fn mask_of(&self, key: &str) -> Option<&Mask> {
-        let for_key = self
-            .0
-            .iter()
-            .filter(|own| own.key == key || (own.any_case && own.key.eq_ignore_ascii_case(key)));
-        for_key
-            .max_by_key(|own| own.rule.strictness())
-            .map(|own| &own.mask)
-    }
-
-    fn restored_and_masked(
-        &self,
-        labels: &ArrayRef,
-        cut: &CutColumns<'_>,
-        upcast: Option<&UpcastRows>,
-    ) -> Result<ArrayRef, ArrowError> {
-        let map = labels.as_map_opt().ok_or_else(unfit)?;
-        let (keys, values) = (text(map.keys())?, text(map.values())?);
-        let mut masked = map_builder(map.data_type())?;
-        let offsets = map.value_offsets();
-        let entry_of = |row: usize| offsets.get(row).map_or(0, |offset| *offset as usize);
-        for row in 0..map.len() {
-            if let Some(record) = upcast.and_then(|rows| rows.get(row)) {
-                let entries = evolving::label_entries(record);
-                let is_there = entries.is_some();
-                self.write(entries.unwrap_or_default(), &mut masked);
-                masked.append(is_there)?;
-                continue;
-            }
-            let mut entries = BTreeMap::new();
-            if map.is_valid(row) {
-                for entry in entry_of(row)..entry_of(row + 1) {
-                    let value = values
-                        .is_valid(entry)
-                        .then(|| values.value(entry).to_owned());
-                    entries.insert(keys.value(entry).to_owned(), value);
-                }
-            }
-            restore_labels(&mut entries, cut.of(row)?);
-            let is_there = map.is_valid(row) || !entries.is_empty();
-            self.write(entries, &mut masked);
-            masked.append(is_there)?;
-        }
-        Ok(Arc::new(masked.finish()))
-    }
-
-    fn write(
-        &self,
-        entries: BTreeMap<String, Option<String>>,
-        masked: &mut MapBuilder<StringBuilder, StringBuilder>,
-    ) {
-        for (key, value) in entries {
-            let shown = match self.mask_of(&key) {
-                Some(mask) => value.and_then(|value| mask.apply_str(&value)),
-                None => value,
-            };
-            masked.keys().append_value(key);
-            masked.values().append_option(shown);
-        }
-    }
-}
-
-fn map_builder(
-    data_type: &DataType,
-) -> Result<MapBuilder<StringBuilder, StringBuilder>, ArrowError> {
-    let DataType::Map(entry, _) = data_type else {
-        return Err(unfit());
-    };
-    let DataType::Struct(members) = entry.data_type() else {
-        return Err(unfit());
-    };
-    let [key, value] = members.as_ref() else {
-        return Err(unfit());
-    };
-    let names = MapFieldNames {
-        entry: entry.name().clone(),
-        key: key.name().clone(),
-        value: value.name().clone(),
-    };
-    Ok(
-        MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new())
-            .with_keys_field(Arc::clone(key))
-            .with_values_field(Arc::clone(value)),
-    )
 }
 
 pub(super) fn text(array: &ArrayRef) -> Result<&StringArray, ArrowError> {

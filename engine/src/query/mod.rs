@@ -21,6 +21,7 @@ mod answers;
 mod bounded;
 mod charged;
 mod columns;
+mod cut;
 mod dialect;
 mod error;
 mod evened;
@@ -38,6 +39,7 @@ mod guarded_exec;
 mod hidden_rows;
 mod information;
 mod json;
+mod labels;
 mod leakproof;
 #[cfg(test)]
 mod leaks;

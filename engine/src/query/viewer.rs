@@ -13,9 +13,11 @@ use catalog::policy::{MaskRule, QueryMode};
 use catalog::schema::Part;
 use udfs::Mask;
 
+use super::cut::Cut;
 use super::evolving::{Upcasts, keys_of};
 use super::fields::Field;
-use super::masking::{ColumnMask, Cut, Document, Labels, Secrets, active};
+use super::labels::Labels;
+use super::masking::{ColumnMask, Document, Secrets, active};
 use super::rules::{Place, Rule, followed, tells_nothing};
 use super::table_name::TableName;
 use crate::record::evolve::Evolution;

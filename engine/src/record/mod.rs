@@ -24,6 +24,7 @@ pub mod redact;
 pub mod restore;
 pub mod rows;
 pub mod schema;
+mod splice;
 pub mod stored;
 mod table_columns;
 #[cfg(test)]

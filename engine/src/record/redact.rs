@@ -478,13 +478,14 @@ mod tests {
         ColumnName, ExportPolicy, FieldRule, Generalize, QueryPolicy, Residency, Retention,
         StaleMode, WriteFailover,
     };
+    use catalog::schema::Part;
     use proptest::prelude::*;
     use serde_json::json;
     use udfs::{HashKey, Mask, REDACTED};
 
     use super::*;
     use crate::record::parse::{Terms, parse};
-    use crate::record::restore::{Held, restore_context, restore_labels};
+    use crate::record::restore::{Held, restore_document, restore_labels};
 
     type Field<'a> = (&'a str, WriteRule, Option<&'a str>);
 
@@ -1084,9 +1085,11 @@ mod tests {
         fn what_is_kept_returns_to_its_place(context in tree(), kept in prop::collection::vec(path(), 0..4)) {
             let fields: Vec<Field<'_>> = kept.iter().map(|path| (path.as_str(), WriteRule::Keep, None)).collect();
             let stored = redact(&fields, sample(json!({"context": context})));
-            let held = sealed(&stored).into_iter().map(|(pointer, value)| (pointer, Held::Json(value)));
-            let restored = restore_context(stored.context.as_ref().unwrap(), held);
-            prop_assert_eq!(restored, Some(text(&context).unwrap()));
+            let sealed = sealed(&stored).into_iter();
+            let mut held: Vec<_> = sealed.map(|(pointer, value)| (pointer, Held::Json(value))).collect();
+            let mut restored = String::new();
+            prop_assert!(restore_document(Part::Context, &mut restored, stored.context.as_ref().unwrap(), &mut held));
+            prop_assert_eq!(restored, text(&context).unwrap());
         }
 
         #[test]

@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 
 use catalog::policy::{FieldPath, Step};
+use catalog::schema::Part;
 use serde_json::{Map, Value};
 
 use super::canonical::text;
 use super::json::{self, push_key};
+use super::splice::splice;
 
 /// A value that was cut out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,20 +23,41 @@ pub enum Held<'a> {
     Text(&'a str),
 }
 
-/// Puts values back into the text of `context`; pointers to elsewhere are passed over.
-pub fn restore_context<'a>(
-    context: &str,
-    held: impl IntoIterator<Item = (&'a str, Held<'a>)>,
-) -> Option<String> {
-    restore_document("context", context, held)
-}
-
-/// Puts values back into the text of `extras`; pointers to elsewhere are passed over.
-pub fn restore_extras<'a>(
-    extras: &str,
-    held: impl IntoIterator<Item = (&'a str, Held<'a>)>,
-) -> Option<String> {
-    restore_document("extras", extras, held)
+/// Appends the text of a document with these values, which are by their pointers in the record, back in their places;
+/// pointers to elsewhere are dropped. False, and nothing appended, where there is no answer.
+#[must_use]
+pub fn restore_document<'a>(
+    part: Part,
+    out: &mut String,
+    document: &str,
+    held: &mut Vec<(&'a str, Held<'a>)>,
+) -> bool {
+    held.retain_mut(|(pointer, _)| {
+        let within = pointer.strip_prefix('/');
+        let within = within.and_then(|rest| rest.strip_prefix(part.as_str()));
+        match within.and_then(|rest| rest.strip_prefix('/')) {
+            Some(path) => *pointer = path,
+            None => return false,
+        }
+        true
+    });
+    if held.is_empty() {
+        out.push_str(document);
+        return true;
+    }
+    if splice(out, document, held).is_some() {
+        return true;
+    }
+    let Ok(mut root) = json::parse(document.as_bytes()) else {
+        return false;
+    };
+    // In the order of the pointers a container comes before what it contains.
+    held.sort_by_key(|(path, _)| *path);
+    for (path, held) in held {
+        put_back(&mut root, &format!("/{path}"), held.value());
+    }
+    let restored = text(&root).map(|restored| out.push_str(&restored));
+    restored.is_ok()
 }
 
 /// Puts values back among the labels; pointers to elsewhere are passed over.
@@ -126,28 +149,6 @@ pub(crate) fn put_back(root: &mut Value, pointer: &str, value: Value) -> bool {
     }
 }
 
-fn restore_document<'a>(
-    name: &str,
-    document: &str,
-    held: impl IntoIterator<Item = (&'a str, Held<'a>)>,
-) -> Option<String> {
-    let prefix = format!("/{name}/");
-    // In the order of the pointers a container comes before what it contains.
-    let held: BTreeMap<_, _> = held
-        .into_iter()
-        .filter(|(pointer, _)| pointer.starts_with(&prefix))
-        .collect();
-    if held.is_empty() {
-        return Some(document.to_owned());
-    }
-    let read = json::parse(document.as_bytes()).ok()?;
-    let mut root = Value::Object(Map::from_iter([(name.to_owned(), read)]));
-    for (pointer, held) in held {
-        put_back(&mut root, pointer, held.value());
-    }
-    text(root.get(name)?).ok()
-}
-
 impl Held<'_> {
     fn value(self) -> Value {
         match self {
@@ -166,7 +167,8 @@ mod tests {
     use super::*;
 
     fn restored(context: &str, held: &[(&str, Held<'_>)]) -> Option<String> {
-        restore_context(context, held.iter().copied())
+        let mut out = String::new();
+        restore_document(Part::Context, &mut out, context, &mut held.to_vec()).then_some(out)
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::fmt;
 use arrow::array::{Array, ArrayRef, new_null_array};
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::column::{self, Work};
@@ -98,6 +98,10 @@ impl JsonMask {
     }
 
     fn write(&self, text: &str, out: &mut String) {
+        if self.leaves_alone(text) {
+            out.push_str(text);
+            return;
+        }
         let start = out.len();
         let paths = self.steps.iter();
         let pending: Vec<_> = paths.map(|(steps, mask)| (&**steps, mask)).collect();
@@ -107,6 +111,25 @@ impl JsonMask {
             out.truncate(start);
             push_text(REDACTED, out);
         }
+    }
+
+    /// Whether the text is JSON in which no member has a name that any path begins with: most texts, and read only once.
+    fn leaves_alone(&self, text: &str) -> bool {
+        let mut steps = self.steps.iter();
+        if !steps.all(|(steps, _)| matches!(steps.first(), Some(JsonStep::Key(_)))) {
+            return false;
+        }
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let read = Unnamed(self).deserialize(&mut deserializer);
+        read.and_then(|()| deserializer.end()).is_ok()
+    }
+
+    /// Whether a member of this name, wherever it stands, may have to do with a mask.
+    fn names(&self, key: &str) -> bool {
+        let first = |steps: &[JsonStep]| matches!(steps, [JsonStep::Key(own), ..] if own == key);
+        let mut any_key = self.any_key.iter();
+        any_key.any(|(own, _)| own.eq_ignore_ascii_case(key))
+            || self.steps.iter().any(|(steps, _)| first(steps))
     }
 
     /// Appends a value, which is JSON, with its masks; `pending` is where the paths that lead here go on.
@@ -179,6 +202,87 @@ impl JsonMask {
             self.rewrite(raw.get(), &within, depth + 1, out)?;
         }
         out.push(']');
+        Ok(())
+    }
+}
+
+/// Reads a value in which no member has a name of this mask. It fails at the first that has one.
+struct Unnamed<'m>(&'m JsonMask);
+
+impl<'de> DeserializeSeed<'de> for Unnamed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unnamed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON without these names")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        while elements.next_element_seed(Unnamed(self.0))?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while members.next_key_seed(Name(self.0))?.is_some() {
+            members.next_value_seed(Unnamed(self.0))?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a name that is none of this mask.
+struct Name<'m>(&'m JsonMask);
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("another name")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<(), E> {
+        if self.0.names(name) {
+            return Err(E::custom("a name of the mask"));
+        }
         Ok(())
     }
 }
@@ -325,6 +429,11 @@ mod tests {
             r#"{"tags":[null,null]}"#,
         );
         check(&[("tags.email", Mask::Redact)], text, text);
+        check(
+            &[("[*]", Mask::Redact), ("a", Mask::Redact)],
+            r#"["x"]"#,
+            r#"["[redacted]"]"#,
+        );
     }
 
     #[test]
