@@ -31,6 +31,7 @@ use tokio::time::Instant;
 
 use crate::assembly::Engine;
 use crate::auth::developer::{self, Developer};
+use crate::auth::jobs::JobTokens;
 use crate::auth::{self, Authenticator};
 use crate::config::Config;
 use crate::limits::Rates;
@@ -110,6 +111,8 @@ pub struct Service {
     volume: Option<Volume>,
     /// Who calls.
     pub authenticator: Authenticator,
+    /// Gives tokens to jobs.
+    pub(crate) jobs: Arc<JobTokens>,
     /// How much each tenant may ask for.
     pub rates: Rates,
     /// The development issuer, where it runs.
@@ -172,13 +175,6 @@ impl Service {
         } = around;
         install_tls_provider();
         let metrics = Metrics::install(config.limits.metric_tenants_max)?;
-        let developer = config
-            .auth
-            .developer
-            .then(|| Developer::open(&config.keys_folder, &*random))
-            .transpose()?;
-        let authenticator =
-            Authenticator::new(&config.auth, developer.as_ref(), Arc::clone(&clock))?;
         let rates = Rates::new(config.limits.rates.clone(), Arc::clone(&clock));
         let kms = match kms {
             Some(kms) => kms,
@@ -189,6 +185,7 @@ impl Service {
             None => Stores::open(&config, &*random).await?,
         };
         let control = Control::open(kms, &stores, &clock, &random).await?;
+        let tokens = Tokens::open(&config, &control.root, &clock, &*random)?;
         let volume = if takes_records {
             let nodes = Arc::clone(&control.nodes);
             Some(Volume::open(&config.wal, nodes, stores.by_silo(), &random).await?)
@@ -223,9 +220,10 @@ impl Service {
             sequencer: engine.sequencer,
             evidence: engine.evidence,
             volume,
-            authenticator,
+            authenticator: tokens.authenticator,
+            jobs: tokens.jobs,
             rates,
-            developer,
+            developer: tokens.developer,
             metrics,
             root: control.root,
             home: control.home,
@@ -342,6 +340,40 @@ impl Service {
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+}
+
+/// Who makes tokens, and who verifies them.
+struct Tokens {
+    authenticator: Authenticator,
+    jobs: Arc<JobTokens>,
+    developer: Option<Developer>,
+}
+
+impl Tokens {
+    fn open(
+        config: &Config,
+        root: &Arc<RootSecret>,
+        clock: &Arc<dyn Clock>,
+        random: &dyn Random,
+    ) -> Result<Self, Error> {
+        let root = Arc::clone(root);
+        let jobs = JobTokens::new(move || Some(root.kept()?.derive("job tokens")));
+        let jobs = Arc::new(jobs);
+        let developer = config.auth.developer;
+        let developer = developer.then(|| Developer::open(&config.keys_folder, random));
+        let developer = developer.transpose()?;
+        let authenticator = Authenticator::new(
+            &config.auth,
+            developer.as_ref(),
+            Arc::clone(&jobs),
+            Arc::clone(clock),
+        )?;
+        Ok(Self {
+            authenticator,
+            jobs,
+            developer,
+        })
     }
 }
 

@@ -36,6 +36,8 @@ pub enum Scope {
     PolicyRead,
     /// `audit.policy.write`
     PolicyWrite,
+    /// `audit.backfill:run`, which a job that brings in old records has, and nothing beside it
+    BackfillRun,
 }
 
 impl Role {
@@ -104,12 +106,13 @@ impl fmt::Display for Role {
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::AuditWrite,
         Self::AuditRead,
         Self::AuditExport,
         Self::PolicyRead,
         Self::PolicyWrite,
+        Self::BackfillRun,
     ];
 
     /// Reads the name as tokens spell it. Scopes of other products are none of ours: `None`.
@@ -121,6 +124,7 @@ impl Scope {
             "audit.export" => Self::AuditExport,
             "audit.policy.read" => Self::PolicyRead,
             "audit.policy.write" => Self::PolicyWrite,
+            "audit.backfill:run" => Self::BackfillRun,
             _ => return None,
         })
     }
@@ -134,6 +138,7 @@ impl Scope {
             Self::AuditExport => "audit.export",
             Self::PolicyRead => "audit.policy.read",
             Self::PolicyWrite => "audit.policy.write",
+            Self::BackfillRun => "audit.backfill:run",
         }
     }
 }

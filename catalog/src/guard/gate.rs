@@ -367,7 +367,8 @@ impl Gate {
                 OperationKind::Read
                 | OperationKind::Write
                 | OperationKind::QuarantineRead
-                | OperationKind::QuarantineDecide,
+                | OperationKind::QuarantineDecide
+                | OperationKind::JobToken,
             ) => Err(Denial::Forbidden {
                 needs: "a caller of the tenant itself",
             }),

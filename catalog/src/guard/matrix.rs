@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::guard::{
-    Denial, Operation, OperationKind, PolicyRead, PolicyWrite, QuarantineDecide, QuarantineRead,
-    Read, Request, SchemaRead, SchemaWrite, TenantAdmin, Write,
+    Denial, JobToken, Operation, OperationKind, PolicyRead, PolicyWrite, QuarantineDecide,
+    QuarantineRead, Read, Request, SchemaRead, SchemaWrite, TenantAdmin, Write,
 };
 use crate::tenant::{Event, NewTenant, TenantState};
 use crate::world::{World, id, silo};
@@ -26,6 +26,7 @@ const CALLERS: &[(&str, &[&str], &[&str])] = &[
     ("audit.export", &[], &["audit.export"]),
     ("audit.policy.read", &[], &["audit.policy.read"]),
     ("audit.policy.write", &[], &["audit.policy.write"]),
+    ("audit.backfill:run", &[], &["audit.backfill:run"]),
 ];
 
 /// From the system tenant, about the tenant.
@@ -97,6 +98,7 @@ async fn ask(
         OperationKind::QuarantineDecide => denial::<QuarantineDecide>(world, claims, request).await,
         OperationKind::SchemaRead => denial::<SchemaRead>(world, claims, request).await,
         OperationKind::SchemaWrite => denial::<SchemaWrite>(world, claims, request).await,
+        OperationKind::JobToken => denial::<JobToken>(world, claims, request).await,
     }
 }
 

@@ -27,8 +27,8 @@ pub use decision::Decision;
 pub use denial::Denial;
 pub use gate::Gate;
 pub use permit::{
-    Operation, OperationKind, Permit, PolicyRead, PolicyWrite, QuarantineDecide, QuarantineRead,
-    Read, SchemaRead, SchemaWrite, TenantAdmin, Write,
+    JobToken, Operation, OperationKind, Permit, PolicyRead, PolicyWrite, QuarantineDecide,
+    QuarantineRead, Read, SchemaRead, SchemaWrite, TenantAdmin, Write,
 };
 pub use request::Request;
 pub use rules::has_grounds;

@@ -30,11 +30,13 @@ pub enum OperationKind {
     SchemaRead,
     /// A schema is registered, or its end announced.
     SchemaWrite,
+    /// A token for a job is given out.
+    JobToken,
 }
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Write,
         Self::Read,
         Self::TenantAdmin,
@@ -44,6 +46,7 @@ impl OperationKind {
         Self::QuarantineDecide,
         Self::SchemaRead,
         Self::SchemaWrite,
+        Self::JobToken,
     ];
 
     /// The word in decisions and evidence.
@@ -59,6 +62,7 @@ impl OperationKind {
             Self::QuarantineDecide => "QuarantineDecide",
             Self::SchemaRead => "SchemaRead",
             Self::SchemaWrite => "SchemaWrite",
+            Self::JobToken => "JobToken",
         }
     }
 }
@@ -110,7 +114,9 @@ operations! {
     /// Schemas are looked at.
     SchemaRead,
     /// A schema is registered, or its end announced.
-    SchemaWrite
+    SchemaWrite,
+    /// A token for a job is given out.
+    JobToken
 }
 
 /// The guard allowed `Op`. There is no other way to come by one than [`super::Gate::authorize`].

@@ -17,7 +17,8 @@ pub(super) const fn asks_rego(operation: OperationKind) -> bool {
         OperationKind::Write
         | OperationKind::Read
         | OperationKind::QuarantineRead
-        | OperationKind::QuarantineDecide => true,
+        | OperationKind::QuarantineDecide
+        | OperationKind::JobToken => true,
         OperationKind::TenantAdmin
         | OperationKind::PolicyRead
         | OperationKind::PolicyWrite

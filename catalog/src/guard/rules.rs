@@ -29,6 +29,14 @@ const RULES: &[Rule] = &[
         operation: OperationKind::Write,
         standing: Standing::Tenant,
         roles: &[Role::AuditAdmin],
+        scopes: &[Scope::AuditWrite, Scope::BackfillRun],
+        needs: "the scope audit.write or the role Audit.Admin",
+    },
+    // A job gets less than whoever starts it has, and none of it to give on.
+    Rule {
+        operation: OperationKind::JobToken,
+        standing: Standing::Tenant,
+        roles: &[Role::AuditAdmin],
         scopes: &[Scope::AuditWrite],
         needs: "the scope audit.write or the role Audit.Admin",
     },

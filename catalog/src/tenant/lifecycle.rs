@@ -108,7 +108,8 @@ impl TenantState {
                 | OperationKind::TenantAdmin
                 | OperationKind::PolicyWrite
                 | OperationKind::QuarantineDecide
-                | OperationKind::SchemaWrite,
+                | OperationKind::SchemaWrite
+                | OperationKind::JobToken,
             )
             | (Self::Provisioning | Self::Deleted, _) => false,
         }
@@ -139,7 +140,8 @@ impl TenantState {
                 OperationKind::Read
                 | OperationKind::Write
                 | OperationKind::QuarantineRead
-                | OperationKind::QuarantineDecide,
+                | OperationKind::QuarantineDecide
+                | OperationKind::JobToken,
             ) => false,
         }
     }
@@ -213,12 +215,12 @@ mod tests {
 
     /// A row a state: what its own callers may do, then what operators may.
     const ALLOWED: &str = "
-        state           Write Read TenantAdmin PolicyRead PolicyWrite QuarantineRead QuarantineDecide SchemaRead SchemaWrite
-        Provisioning    --    --   -o          -o         -o          --             --               -o         -o
-        Active          c-    c-   co          co         co          c-             c-               co         co
-        Suspended       --    c-   -o          co         -o          c-             --               co         -o
-        PendingDeletion --    c-   -o          co         -o          c-             --               co         -o
-        Deleted         --    --   -o          --         --          --             --               --         --";
+        state           Write Read TenantAdmin PolicyRead PolicyWrite QuarantineRead QuarantineDecide SchemaRead SchemaWrite JobToken
+        Provisioning    --    --   -o          -o         -o          --             --               -o         -o          --
+        Active          c-    c-   co          co         co          c-             c-               co         co          c-
+        Suspended       --    c-   -o          co         -o          c-             --               co         -o          --
+        PendingDeletion --    c-   -o          co         -o          c-             --               co         -o          --
+        Deleted         --    --   -o          --         --          --             --               --         --          --";
 
     fn table(
         first: impl IntoIterator<Item = &'static str>,

@@ -6,12 +6,10 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use catalog::clock::{Random, Timestamp, array};
-use ed25519_dalek::{Signer, SigningKey};
-use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
+use serde_json::Map;
+
+use super::signer::Signer;
 
 /// The `iss` of its tokens.
 pub const ISSUER: &str = "trailhouse-developer";
@@ -62,14 +60,13 @@ pub struct TokenRequest {
 
 /// The issuer, holding its signing key.
 pub struct Developer {
-    signing: SigningKey,
-    key_id: String,
+    signer: Signer,
 }
 
 impl std::fmt::Debug for Developer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Developer")
-            .field("key_id", &self.key_id)
+            .field("key_id", &self.key_id())
             .finish_non_exhaustive()
     }
 }
@@ -94,22 +91,21 @@ impl Developer {
             other => other.map_err(failed)?,
         };
         let seed: [u8; 32] = seed.try_into().map_err(|_| Error::NotAKey { path })?;
-        let signing = SigningKey::from_bytes(&seed);
-        let digest = Sha256::digest(signing.verifying_key().as_bytes());
-        let key_id = URL_SAFE_NO_PAD.encode(&digest[..12]);
-        Ok(Self { signing, key_id })
+        Ok(Self {
+            signer: Signer::new(&seed),
+        })
     }
 
     /// The `kid` of its tokens.
     #[must_use]
     pub fn key_id(&self) -> &str {
-        &self.key_id
+        self.signer.key_id()
     }
 
     /// What its tokens verify with.
     #[must_use]
     pub fn public_key(&self) -> [u8; 32] {
-        self.signing.verifying_key().to_bytes()
+        self.signer.public_key()
     }
 
     /// A token that says this, from now on for this long.
@@ -137,18 +133,7 @@ impl Developer {
                 claims.insert(name.to_owned(), value.clone().into());
             }
         }
-        self.sign(&Value::Object(claims))
-    }
-
-    fn sign(&self, claims: &Value) -> String {
-        let header = json!({"alg": "EdDSA", "typ": "JWT", "kid": self.key_id});
-        let message = format!(
-            "{}.{}",
-            URL_SAFE_NO_PAD.encode(header.to_string()),
-            URL_SAFE_NO_PAD.encode(claims.to_string())
-        );
-        let signature = self.signing.sign(message.as_bytes()).to_bytes();
-        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+        self.signer.sign(&claims)
     }
 }
 

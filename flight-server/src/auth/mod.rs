@@ -12,8 +12,10 @@
 
 mod claims;
 pub mod developer;
+pub mod jobs;
 mod jwks;
 mod jwt;
+mod signer;
 mod source;
 
 use std::collections::BTreeMap;
@@ -28,6 +30,7 @@ use catalog::guard::Denial;
 use crate::config::Auth;
 use crate::limits::TOKEN_BYTES_MAX;
 use developer::Developer;
+use jobs::JobTokens;
 use jwks::KeySet;
 use source::Source;
 
@@ -81,7 +84,7 @@ impl Refusal {
 #[error("the keys of an issuer cannot be set up")]
 pub struct Error(#[source] source::Error);
 
-/// Verifies tokens against the configured issuers, and against the development issuer where there is one.
+/// Verifies tokens against the configured issuers, against the development issuer where there is one, and those of jobs.
 #[derive(Debug)]
 pub struct Authenticator {
     issuers: BTreeMap<String, Issuer>,
@@ -93,7 +96,13 @@ pub struct Authenticator {
 struct Issuer {
     audience: String,
     profile: ClaimProfile,
-    keys: KeySet,
+    keys: Keys,
+}
+
+#[derive(Debug)]
+enum Keys {
+    Published(Box<KeySet>),
+    Jobs(Arc<JobTokens>),
 }
 
 impl Authenticator {
@@ -104,6 +113,7 @@ impl Authenticator {
     pub fn new(
         config: &Auth,
         developer: Option<&Developer>,
+        jobs: Arc<JobTokens>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
         let mut issuers = BTreeMap::new();
@@ -112,7 +122,7 @@ impl Authenticator {
             let issuer = Issuer {
                 audience: trusted.audience.clone(),
                 profile: trusted.profile,
-                keys: KeySet::new(source, config.jwks_refresh),
+                keys: Keys::Published(Box::new(KeySet::new(source, config.jwks_refresh))),
             };
             issuers.insert(trusted.issuer.clone(), issuer);
         }
@@ -120,10 +130,19 @@ impl Authenticator {
             let issuer = Issuer {
                 audience: developer::AUDIENCE.to_owned(),
                 profile: ClaimProfile::Generic,
-                keys: KeySet::fixed(developer.key_id(), &developer.public_key()),
+                keys: Keys::Published(Box::new(KeySet::fixed(
+                    developer.key_id(),
+                    &developer.public_key(),
+                ))),
             };
             issuers.insert(developer::ISSUER.to_owned(), issuer);
         }
+        let own = Issuer {
+            audience: jobs::AUDIENCE.to_owned(),
+            profile: ClaimProfile::Generic,
+            keys: Keys::Jobs(jobs),
+        };
+        issuers.insert(jobs::ISSUER.to_owned(), own);
         Ok(Self {
             issuers,
             leeway: config.leeway,
@@ -165,10 +184,11 @@ impl Authenticator {
         let name = unverified.issuer().ok_or(Refusal::Issuer)?.to_owned();
         let issuer = self.issuers.get(&name).ok_or(Refusal::Issuer)?;
         let now = self.clock.now();
-        let key = issuer
-            .keys
-            .find(unverified.key_id.as_deref(), unverified.algorithm, now)
-            .await?;
+        let (key_id, algorithm) = (unverified.key_id.as_deref(), unverified.algorithm);
+        let key = match &issuer.keys {
+            Keys::Published(keys) => keys.find(key_id, algorithm, now).await?,
+            Keys::Jobs(jobs) => jobs.find(key_id, algorithm)?,
+        };
         let claims = unverified.verify(&key)?;
         let expected = claims::Expected {
             issuer: &name,

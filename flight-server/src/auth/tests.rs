@@ -4,6 +4,7 @@ use std::path::Path;
 
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use catalog::clock::{ManualClock, SeededRandom, Timestamp};
+use catalog::keys::SecretKey;
 use ed25519_dalek::{Signer, SigningKey};
 use serde_json::{Value, json};
 
@@ -47,6 +48,7 @@ impl World {
         Authenticator::new(
             &config.auth,
             None,
+            no_jobs(),
             Arc::clone(&self.clock) as Arc<dyn Clock>,
         )
         .unwrap()
@@ -237,6 +239,29 @@ async fn a_login_takes_the_token_as_password() {
     );
 }
 
+/// The tokens of a process whose key service has not answered.
+fn no_jobs() -> Arc<JobTokens> {
+    Arc::new(JobTokens::new(|| None))
+}
+
+#[tokio::test]
+async fn a_token_of_a_job_without_a_key_to_tell_is_nobodys_fault() {
+    let world = World::new();
+    let header = json!({"alg": "EdDSA", "typ": "JWT", "kid": "k"});
+    let claims =
+        json!({"iss": jobs::ISSUER, "aud": "trailhouse", "sub": "x", "exp": 4_000_000_000_u64});
+    let token = format!("Bearer {}", world.token(&header, &claims));
+    let config = config::from_text("", []).unwrap();
+    let clock = || Arc::clone(&world.clock) as Arc<dyn Clock>;
+    let authenticator = Authenticator::new(&config.auth, None, no_jobs(), clock()).unwrap();
+    let answer = authenticator.authenticate(Some(&token)).await;
+    assert_eq!(answer.unwrap_err(), Denial::Unavailable);
+    let own = Arc::new(JobTokens::new(|| Some(SecretKey::new([7; 32]))));
+    let authenticator = Authenticator::new(&config.auth, None, own, clock()).unwrap();
+    let answer = authenticator.authenticate(Some(&token)).await;
+    assert_eq!(answer.unwrap_err(), Denial::InvalidToken);
+}
+
 #[tokio::test]
 async fn the_development_issuers_tokens_are_verified_like_any_other() {
     let world = World::new();
@@ -244,7 +269,8 @@ async fn the_development_issuers_tokens_are_verified_like_any_other() {
     let developer = Developer::open(keys, &SeededRandom::new(3)).unwrap();
     let config = config::from_text("", []).unwrap();
     let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
-    let authenticator = Authenticator::new(&config.auth, Some(&developer), clock).unwrap();
+    let authenticator =
+        Authenticator::new(&config.auth, Some(&developer), no_jobs(), clock).unwrap();
     let request = TokenRequest {
         subject: "dev".to_owned(),
         tenant: Some("acme".to_owned()),
@@ -298,7 +324,7 @@ async fn the_vectors_of_rfc_7515_verify_and_their_neighbours_do_not() {
     );
     let config = config::from_text(&file, []).unwrap();
     let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
-    let authenticator = Authenticator::new(&config.auth, None, clock).unwrap();
+    let authenticator = Authenticator::new(&config.auth, None, no_jobs(), clock).unwrap();
     for (header, signature) in [
         (RS256_HEADER, RS256_SIGNATURE),
         (ES256_HEADER, ES256_SIGNATURE),

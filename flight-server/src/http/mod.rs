@@ -16,6 +16,7 @@ mod events;
 mod headers;
 mod health;
 mod integrity;
+mod jobs;
 mod lines;
 mod negotiation;
 mod plans;

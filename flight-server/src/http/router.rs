@@ -11,7 +11,7 @@ use catalog::ids::SiloId;
 use http::{HeaderMap, HeaderValue};
 
 use super::{
-    admit, events, health, integrity, plans, problems, quarantine, receipts, records, schemas,
+    admit, events, health, integrity, jobs, plans, problems, quarantine, receipts, records, schemas,
 };
 use crate::limits::Room;
 use crate::observe::{CORRELATION_ID, Seen, observed};
@@ -90,6 +90,7 @@ pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
                 .route("/proof/consistency", reads(get(integrity::consistency)))
                 .route("/proof/inclusion", reads(get(integrity::inclusion))),
         )
+        .route("/v1/job-tokens", reads(post(jobs::token)))
         .route("/v1/keys", reads(get(receipts::keys)))
         .route("/v1/keys/process/{name}", reads(get(receipts::process_key)))
         .route("/v1/receipts", reads(get(receipts::of_request)))
@@ -141,6 +142,7 @@ fn route(path: &str) -> &'static str {
         "/readyz" => "readyz",
         "/metrics" => "metrics",
         "/v1/audit/quarantine" => "quarantine",
+        "/v1/job-tokens" => "job-tokens",
         "/v1/keys" => "keys",
         "/v1/receipts" => "receipts",
         "/v1/query/plan" => "plan",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use serde_json::{Value, json};
 use tower::Service as _;
@@ -364,4 +365,74 @@ async fn probes_name_the_development_issuer_and_metrics_count() {
     let ready = get(admin(Arc::clone(&world.service)), "/readyz").await;
     assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(ready.body["status"], "stopping");
+}
+
+#[tokio::test]
+async fn a_job_gets_a_token_for_one_thing_in_one_place_and_for_a_time() {
+    const TOKENS: &str = "/v1/job-tokens";
+    let world = World::new().await;
+    let asked = r#"{"scope":"audit.backfill:run","minutes":30}"#;
+    let given = world.post(TOKENS, asked, &[]).await;
+    assert_eq!(given.status, StatusCode::CREATED, "{}", given.body);
+    assert_eq!(given.headers["cache-control"], "no-store");
+    assert_eq!(given.body["tenant"], "acme");
+    assert_eq!(given.body["scope"], "audit.backfill:run");
+    let token = given.body["token"].as_str().unwrap();
+    let job = format!("Bearer {token}");
+    let job = [("authorization", job.as_str())];
+    let old = changed(record("job-1"), "createdAt", "2019-05-01T00:00:00Z".into());
+    let written = world.post(RECORDS, old.to_string(), &job).await;
+    assert_eq!(written.status, StatusCode::OK, "{}", written.body);
+    // It neither reads nor gives on what it has.
+    for path in ["/v1/query/plan", "/v1/audit/schemas:check", TOKENS] {
+        let body = r#"{"sql":"SELECT 1"}"#;
+        let answer = world.post(path, body, &job).await;
+        answer.is_problem("forbidden", 403);
+    }
+    let mut tampered = job[0].1.to_owned();
+    tampered.replace_range(tampered.len() - 4..tampered.len() - 2, "AA");
+    let headers = [("authorization", tampered.as_str())];
+    world
+        .post(RECORDS, record("job-2").to_string(), &headers)
+        .await
+        .is_problem("invalid-token", 401);
+    let elsewhere = catalog::ids::SiloId::parse("us-east").unwrap();
+    let router = silo(Arc::clone(&world.service), elsewhere);
+    let request = Request::post(RECORDS)
+        .header(header::AUTHORIZATION, job[0].1)
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(record("job-3").to_string().into())
+        .unwrap();
+    let answer = send(router, request).await;
+    assert!(answer.status.is_client_error(), "{}", answer.body);
+    let payload = token.split('.').nth(1).unwrap();
+    let payload = base64::Engine::decode(&URL_SAFE_NO_PAD, payload).unwrap();
+    let claims: Value = serde_json::from_slice(&payload).unwrap();
+    let lives = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
+    assert_eq!(lives, 30 * 60);
+}
+
+#[tokio::test]
+async fn a_token_for_a_job_is_given_for_what_jobs_do_to_those_who_may() {
+    let world = World::new().await;
+    let reader = format!("Bearer {}", world.token("acme", &["Audit.Reader"], &[]));
+    let asked = r#"{"scope":"audit.backfill:run"}"#;
+    world
+        .post("/v1/job-tokens", asked, &[("authorization", &reader)])
+        .await
+        .is_problem("forbidden", 403);
+    for body in [
+        "",
+        "[]",
+        r#"{"scope":"audit.write"}"#,
+        r#"{"scope":"audit.read"}"#,
+        r#"{"scope":""}"#,
+        r#"{"scope":"audit.backfill:run","minutes":0}"#,
+        r#"{"scope":"audit.backfill:run","minutes":721}"#,
+        r#"{"scope":"audit.backfill:run","minutes":-1}"#,
+        r#"{"scope":"audit.backfill:run","tenant":"globex"}"#,
+    ] {
+        let answer = world.post("/v1/job-tokens", body, &[]).await;
+        answer.is_problem("invalid-query", 400);
+    }
 }
