@@ -6,7 +6,7 @@ BIN := $(CARGO_TARGET_DIR)/debug/trailhouse
 VENV := $(CARGO_TARGET_DIR)/python
 PYTHON ?= python3
 
-.PHONY: help build demo test nightly fmt lint rust-test python-test compare release clean
+.PHONY: help build demo test nightly fmt lint rust-test python-test bench compare release clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -45,13 +45,21 @@ $(VENV)/ready: tests/python/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt
 	@touch $@
 
-compare: release ## ingest beside the deltalake package and PostgreSQL (POSTGRES=folder of initdb), scans beside a bare server
-	$(PYTHON) -m venv $(CARGO_TARGET_DIR)/compare
-	$(CARGO_TARGET_DIR)/compare/bin/python -m pip install --quiet -r benches/compare/requirements.txt
-	$(CARGO_TARGET_DIR)/compare/bin/python benches/compare/ingest.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse \
+BENCH := $(CARGO_TARGET_DIR)/compare/bin/python benches/compare
+
+bench: release $(CARGO_TARGET_DIR)/compare/ready ## audit queries beside DataFusion, DuckDB, chDB and Polars (RECORDS=1000000)
+	$(BENCH)/suite.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse $(if $(RECORDS),--records $(RECORDS))
+
+compare: release $(CARGO_TARGET_DIR)/compare/ready ## ingest beside the deltalake package and PostgreSQL (POSTGRES=folder of initdb), scans beside a bare server
+	$(BENCH)/ingest.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse \
 		$(if $(POSTGRES),--postgres $(POSTGRES)) $(COMPARE_ARGS)
-	$(CARGO_TARGET_DIR)/compare/bin/python benches/compare/visible.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse
-	$(CARGO_TARGET_DIR)/compare/bin/python benches/compare/flight.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse
+	$(BENCH)/visible.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse
+	$(BENCH)/flight.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse
+
+$(CARGO_TARGET_DIR)/compare/ready: benches/compare/requirements.txt
+	$(PYTHON) -m venv $(CARGO_TARGET_DIR)/compare
+	$(CARGO_TARGET_DIR)/compare/bin/python -m pip install --quiet --disable-pip-version-check -r benches/compare/requirements.txt
+	@touch $@
 
 release: ## an optimised binary for operators
 	cargo build --locked --release --bin trailhouse

@@ -39,6 +39,7 @@ impl Functions {
             .filter(|function| scalar_names.contains(function.name()))
             .map(bounded::bound)
             .map(zoned::zoned)
+            .map(zoned::zoneless)
             .chain([bounded::text_join()])
             .chain(json::functions())
             .map(|function| (function.name().to_owned(), function));
