@@ -12,6 +12,7 @@ pub mod http;
 mod intake;
 pub mod limits;
 pub mod listen;
+mod maintenance;
 pub mod observe;
 pub mod problem;
 mod refusals;

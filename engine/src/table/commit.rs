@@ -11,6 +11,7 @@
 //! The cost is that of the entries which came in between; no step looks at the table's files.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -18,19 +19,23 @@ use bytes::Bytes;
 use catalog::clock::{Clock, Random, array};
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake_core::kernel::{
-    Action, Add, CommitInfo, MetadataExt, Protocol, StructType, Transaction, new_metadata,
+    Action, Add, CommitInfo, MetadataExt, Protocol, Remove, StructType, Transaction, new_metadata,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::file_writer::SealedFile;
-use super::index::{FORMAT, TAG_KEY, TAG_SHA256, TAG_STATS, TAG_VERSION, TableState};
+use super::index::{DataFile, FORMAT, TAG_KEY, TAG_SHA256, TAG_STATS, TAG_VERSION, TableState};
 use super::log::{self, Log, Written};
 use super::{Error, StoreFault};
 use crate::record::schema::PARTITIONS;
 
 /// The commit info key that tells one's own entry from another's.
 pub(crate) const COMMIT_ID: &str = "th.commitId";
+/// The application id whose version every entry moves that takes files out: of two that do so at once, one conflicts.
+pub(crate) const REWRITE: &str = "th.rewrite";
+/// The commit info key of the time, in milliseconds since 1970, before which what was taken out is gone from the store.
+pub(crate) const VACUUMED: &str = "th.vacuumed";
 /// How many other commits one append steps over before its caller has to look again.
 const STEPS_MAX: usize = 1_000;
 /// How often an entry is written again after the store gave no answer.
@@ -78,8 +83,8 @@ impl Entry {
     ) -> Result<Self, Error> {
         let id = new_id(clock, random);
         let now = clock.now().as_micros() / 1_000;
-        let mut info: HashMap<String, Value> = notes.info.into_iter().collect();
-        info.insert(COMMIT_ID.to_owned(), Value::String(id.to_string()));
+        let mut said: HashMap<String, Value> = notes.info.into_iter().collect();
+        said.insert(COMMIT_ID.to_owned(), Value::String(id.to_string()));
         let mut actions = vec![Action::CommitInfo(CommitInfo {
             timestamp: Some(now),
             operation: Some("WRITE".to_owned()),
@@ -87,7 +92,7 @@ impl Entry {
             read_version: Some(state.version),
             is_blind_append: Some(true),
             engine_info: Some(concat!("trailhouse/", env!("CARGO_PKG_VERSION")).to_owned()),
-            info,
+            info: said,
             ..CommitInfo::default()
         })];
         if let Some(schema) = &notes.schema {
@@ -114,6 +119,56 @@ impl Entry {
             id: id.to_string(),
             bytes: log::encode(&actions)?,
             app_ids,
+        })
+    }
+
+    /// The entry that puts these files in the place of those, which hold the same rows.
+    pub(crate) fn rewrite(
+        state: &TableState,
+        taken_out: &[Arc<DataFile>],
+        files: &[SealedFile],
+        clock: &dyn Clock,
+        random: &dyn Random,
+    ) -> Result<Self, Error> {
+        let id = new_id(clock, random).to_string();
+        let now = clock.now().as_micros() / 1_000;
+        let mut actions = vec![info("OPTIMIZE", &id, now, state, HashMap::new())];
+        for file in taken_out {
+            actions.push(Action::Remove(remove(file, now)?));
+        }
+        for file in files {
+            actions.push(Action::Add(Add {
+                data_change: false,
+                ..add(file, now)?
+            }));
+        }
+        let version = state.txn(REWRITE).unwrap_or(0) + 1;
+        actions.push(Action::Txn(Transaction::new_with_last_update(
+            REWRITE.to_owned(),
+            version,
+            Some(now),
+        )));
+        Ok(Self {
+            id,
+            bytes: log::encode(&actions)?,
+            app_ids: vec![REWRITE.to_owned()],
+        })
+    }
+
+    /// The entry that says that what was taken out before a time is gone.
+    pub(crate) fn vacuumed(
+        state: &TableState,
+        before: i64,
+        clock: &dyn Clock,
+        random: &dyn Random,
+    ) -> Result<Self, Error> {
+        let id = new_id(clock, random).to_string();
+        let now = clock.now().as_micros() / 1_000;
+        let said = HashMap::from([(VACUUMED.to_owned(), json!(before))]);
+        Ok(Self {
+            bytes: log::encode(&[info("VACUUM END", &id, now, state, said)])?,
+            id,
+            app_ids: Vec::new(),
         })
     }
 
@@ -226,6 +281,38 @@ async fn retry(unknown: &mut u32, fault: StoreFault) -> Result<(), Error> {
     }
     tokio::time::sleep(UNKNOWN_WAIT * 2_u32.pow(*unknown)).await;
     Ok(())
+}
+
+fn info(
+    operation: &str,
+    id: &str,
+    now: i64,
+    state: &TableState,
+    mut said: HashMap<String, Value>,
+) -> Action {
+    said.insert(COMMIT_ID.to_owned(), Value::String(id.to_owned()));
+    Action::CommitInfo(CommitInfo {
+        timestamp: Some(now),
+        operation: Some(operation.to_owned()),
+        operation_parameters: Some(HashMap::new()),
+        read_version: Some(state.version),
+        is_blind_append: Some(false),
+        engine_info: Some(concat!("trailhouse/", env!("CARGO_PKG_VERSION")).to_owned()),
+        info: said,
+        ..CommitInfo::default()
+    })
+}
+
+fn remove(file: &DataFile, now: i64) -> Result<Remove, Error> {
+    Ok(Remove {
+        path: file.path.clone(),
+        data_change: false,
+        deletion_timestamp: Some(now),
+        extended_file_metadata: Some(true),
+        partition_values: Some(file.partition.to_log()),
+        size: Some(i64::try_from(file.size).map_err(|_| unsayable())?),
+        ..Remove::default()
+    })
 }
 
 fn add(file: &SealedFile, now: i64) -> Result<Add, Error> {

@@ -15,11 +15,12 @@ use futures::TryStreamExt;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::Error;
-use super::commit::COMMIT_ID;
+use super::commit::{COMMIT_ID, VACUUMED};
 use super::key_material::KeyMaterial;
-use super::layout::{Partition, TableName, prefixed};
+use super::layout::{Partition, TableName, id_of, prefixed};
 use super::log::{Log, Read};
 use super::stats::FileStats;
 use crate::record::schema::PARTITIONS;
@@ -195,6 +196,8 @@ pub struct TableState {
     info: HashMap<String, Value>,
     /// The segments of logs, by where they begin: there is a new one each hour, and states share them until then.
     segments: Arc<BTreeMap<String, String>>,
+    /// Files that rewrites have taken out, and when, in milliseconds since 1970, until they are gone from the store.
+    taken_out: Arc<HashMap<Uuid, i64>>,
 }
 
 impl TableState {
@@ -292,6 +295,11 @@ impl TableState {
             .get_or_init(|| super::file_set::root(self.files()))
     }
 
+    /// Files that rewrites have taken out, by the ids in their names, and when, in milliseconds since 1970.
+    pub(super) fn taken_out(&self) -> &HashMap<Uuid, i64> {
+        &self.taken_out
+    }
+
     pub(crate) fn metadata(&self) -> &Metadata {
         &self.metadata
     }
@@ -322,6 +330,7 @@ impl TableState {
             leaves: None,
             info: HashMap::new(),
             segments: Arc::default(),
+            taken_out: Arc::default(),
         };
         state.apply(0, entry)?;
         Ok(state)
@@ -344,6 +353,10 @@ impl TableState {
                 }
                 Action::Remove(remove) => {
                     removed.insert(remove.path.as_str());
+                    if let Some(id) = id_of(&remove.path) {
+                        let at = remove.deletion_timestamp.unwrap_or_default();
+                        Arc::make_mut(&mut self.taken_out).insert(id, at);
+                    }
                 }
                 Action::Txn(txn) => {
                     self.move_txn(&txn.app_id, txn.version);
@@ -358,6 +371,9 @@ impl TableState {
                         if let Some(begin) = key.strip_prefix(SEGMENT) {
                             let segment = value.as_str().unwrap_or_default().to_owned();
                             Arc::make_mut(&mut self.segments).insert(begin.to_owned(), segment);
+                        } else if key == VACUUMED {
+                            let before = value.as_i64().unwrap_or_default();
+                            Arc::make_mut(&mut self.taken_out).retain(|_, at| *at >= before);
                         } else if key.starts_with("th.") && key != COMMIT_ID {
                             self.info.insert(key.clone(), value.clone());
                         }
@@ -374,9 +390,12 @@ impl TableState {
         self.files.remove(&removed);
         self.files.add(added);
         self.version = version;
-        // An entry that rewrites files adds rows that have their leaves already.
+        // An entry that rewrites files adds rows that have their leaves already, and leaves none out.
+        if !removed.is_empty() {
+            return self.check_whole();
+        }
         let is_uneven = |leaves: i128| leaves - leaves_before != i128::from(rows_added);
-        if removed.is_empty() && self.leaves.is_some_and(is_uneven) {
+        if self.leaves.is_some_and(is_uneven) {
             return Err(UNEVEN);
         }
         Ok(())

@@ -151,6 +151,18 @@ impl Partition {
     }
 }
 
+/// The id in the name of a data file, if the path is one that [`Partition::file`] makes for any partition.
+pub(super) fn id_of(path: &str) -> Option<Uuid> {
+    let (directory, name) = path.rsplit_once('/')?;
+    let mut levels = directory.split('/');
+    let is_ours = PARTITIONS.iter().all(|column| {
+        let value = levels.next().and_then(|level| level.strip_prefix(column));
+        value.is_some_and(|value| value.starts_with('='))
+    });
+    let id = Uuid::try_parse(name.strip_suffix(".parquet")?).ok()?;
+    (is_ours && levels.next().is_none()).then_some(id)
+}
+
 /// Joins parts, each preceded by its length, so that no two lists of parts give the same bytes.
 pub(super) fn prefixed(parts: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());

@@ -11,6 +11,7 @@
 mod audit;
 mod cloud;
 mod commit;
+mod compaction;
 mod file_reader;
 mod file_set;
 mod file_writer;
@@ -52,6 +53,7 @@ use tokio::sync::OnceCell;
 
 pub use catalog::store::StoreFault;
 pub use commit::AppendOutcome;
+pub use compaction::{Compacted, TableStats, Vacuumed};
 pub use index::TableState;
 pub use layout::TableKind;
 pub use probe::{ProbeError, probe};
@@ -188,6 +190,15 @@ impl Tables {
             })
             .await?;
         Ok(Arc::clone(table))
+    }
+
+    /// The tables that this process has open.
+    #[must_use]
+    pub fn opened(&self) -> Vec<Arc<Table>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.values()
+            .filter_map(|table| table.get().map(Arc::clone))
+            .collect()
     }
 
     /// The store of a silo, rooted at the silo's root.

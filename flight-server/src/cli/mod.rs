@@ -18,6 +18,7 @@ mod repair;
 mod schema;
 pub mod serve;
 mod sql;
+mod table;
 mod tenant;
 mod token;
 mod verify;
@@ -63,6 +64,9 @@ enum Verb {
         after_help = "Example:\n  trailhouse policy show --tenant acme > acme.yaml\n  trailhouse policy apply acme.yaml --tenant acme"
     )]
     Policy(policy::Arguments),
+    /// Show what tables consist of, and put them in order
+    #[command(after_help = "Example:\n  trailhouse table stats --tenant acme")]
+    Table(table::Arguments),
     /// Put right what a lost disk or a copied folder left behind
     #[command(after_help = "Example:\n  trailhouse repair dedup")]
     Repair(repair::Arguments),
@@ -207,6 +211,7 @@ impl Cli {
             Verb::Token(arguments) => token::run(config?, &arguments),
             Verb::Tenant(arguments) => tenant::run(config?, arguments).await,
             Verb::Policy(arguments) => policy::run(config?, arguments).await,
+            Verb::Table(arguments) => table::run(config?, arguments).await,
             Verb::Repair(arguments) => repair::run(config?, arguments).await,
             Verb::Schema(arguments) => schema::run(config?, arguments).await,
             Verb::Ingest(arguments) => ingest::run(config?, &arguments).await,

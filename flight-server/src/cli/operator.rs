@@ -71,6 +71,9 @@ pub enum Error {
     /// The index of idempotency keys.
     #[error("the index of idempotency keys was not built")]
     Index(#[source] dedupe::Error),
+    /// A table.
+    #[error("a table cannot be read or put in order")]
+    Table(#[from] engine::table::Error),
     /// The log.
     #[error("the log cannot be read")]
     Wal(#[from] wal::Error),

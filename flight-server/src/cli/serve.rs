@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::flight::{self, DeadlineLayer, DoorLayer};
 use crate::http;
 use crate::listen::{self, Bounds, Protocol, Tls, TlsError};
+use crate::maintenance;
 use crate::observe::{self, grpc::ObserveLayer};
 use crate::service::{self, Service};
 
@@ -184,6 +185,13 @@ impl Server {
         let admin = http::admin(Arc::clone(&self.service));
         background.spawn(serve_http(self.admin, None, admin, never));
         background.spawn(upkeep(Arc::clone(&self.service)));
+        if self.service.config.maintenance.automatic {
+            let kept = maintenance::run(Arc::clone(&self.service));
+            background.spawn(async move {
+                kept.await;
+                Ok(())
+            });
+        }
         if let Some(tls) = self.tls {
             background.spawn(renew(tls));
         }

@@ -9,6 +9,7 @@ mod rates;
 mod raw;
 mod resolved;
 mod roots;
+mod tables;
 mod tls;
 mod wal;
 
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 pub use auth::{Auth, Issuer, Jwks};
 pub use queries::QuerySettings;
 pub use resolved::{Config, Log, LogFormat, Silo};
+pub use tables::Maintenance;
 pub use tls::Tls;
 pub use wal::Wal;
 

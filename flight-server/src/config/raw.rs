@@ -34,6 +34,8 @@ const SETTINGS: &[(&str, Kind)] = &[
     ("wal.segment_bytes", Kind::Integer),
     ("wal.bytes_max", Kind::Integer),
     ("wal.tenant_bytes_max", Kind::Integer),
+    ("tables.maintenance", Kind::Boolean),
+    ("tables.grace_hours", Kind::Integer),
     ("silos.*.root", Kind::Text),
     ("silos.*.store.*", Kind::Text),
     ("silos.*.flight", Kind::Text),
@@ -89,6 +91,7 @@ pub(super) struct RawConfig {
     pub(super) control: RawControl,
     pub(super) keys: RawKeys,
     pub(super) wal: RawWal,
+    pub(super) tables: RawTables,
     pub(super) silos: BTreeMap<String, RawSilo>,
     pub(super) admin: RawAdmin,
     pub(super) tls: RawTls,
@@ -117,6 +120,13 @@ pub(super) struct RawControl {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawKeys {
     pub(super) folder: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawTables {
+    pub(super) maintenance: Option<bool>,
+    pub(super) grace_hours: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -14,6 +14,7 @@ use super::Error;
 use super::auth::{self, Auth};
 use super::queries::{self, QuerySettings};
 use super::raw::{RawConfig, RawControl, RawLimits, RawLog, RawSilo, RawWitness};
+use super::tables::{self, Maintenance};
 use super::tls::{self, Tls};
 use super::wal::{self, Wal};
 use super::{rates, roots};
@@ -39,6 +40,8 @@ pub struct Config {
     pub keys_folder: PathBuf,
     /// The log that makes records durable before they are in their tables.
     pub wal: Wal,
+    /// How tables are kept in order.
+    pub maintenance: Maintenance,
     /// The silos this process serves, in the order of their names; at least one.
     pub silos: Vec<Silo>,
     /// Where health and metrics are served.
@@ -125,6 +128,7 @@ pub(super) fn resolve(raw: RawConfig, environment: &[(String, String)]) -> Resul
         control_root,
         keys_folder: absolute("keys.folder", &keys_folder)?,
         wal: wal::resolve(raw.wal)?,
+        maintenance: tables::resolve(&raw.tables)?,
         silos,
         admin,
         tls: tls::resolve(&raw.tls)?,
