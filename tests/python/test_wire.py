@@ -364,6 +364,8 @@ def test_what_is_served_is_known(world, clients):
     # Probes have no token.
     (answer,) = stranger.all("/grpc.health.v1.Health/Check", b"")
     assert answer == encode((1, 1))
+    # And no say in what this server holds.
+    assert code(stranger.all, "/grpc.health.v1.Health/Check", encode((1, b"x" * 4_096))) == "OUT_OF_RANGE"
     listed = {decode(one)[1][0].decode() for one in clients().all("ListActions", b"")}
     assert {"CreatePreparedStatement", "ClosePreparedStatement"} <= listed
     for action in ACTIONS:

@@ -43,7 +43,7 @@ pub(super) struct KeySet {
     refresh: Duration,
     state: RwLock<State>,
     /// Held by whoever reads the source, so that one does and the others go on with what there is.
-    reading: tokio::sync::Mutex<()>,
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl KeySet {
@@ -53,7 +53,7 @@ impl KeySet {
             source: Some(source),
             refresh,
             state: RwLock::default(),
-            reading: tokio::sync::Mutex::new(()),
+            turn: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -72,23 +72,23 @@ impl KeySet {
             source: None,
             refresh: Duration::MAX,
             state: RwLock::new(state),
-            reading: tokio::sync::Mutex::new(()),
+            turn: tokio::sync::Mutex::new(()),
         }
     }
 
     /// The key that a token of this header was signed with.
     pub(super) async fn find(
-        &self,
+        self: &Arc<Self>,
         id: Option<&str>,
         algorithm: Algorithm,
         now: Timestamp,
     ) -> Result<DecodingKey, Refusal> {
         if self.is_due(now, self.refresh) {
-            self.read(now, self.keys(now).is_some()).await;
+            self.reading(now, self.keys(now).is_some()).await;
         }
         let found = self.pick(id, algorithm, now);
         if matches!(found, Err(Refusal::UnknownKey)) && self.is_due(now, UNKNOWN_KEY_INTERVAL) {
-            self.read(now, false).await;
+            self.reading(now, false).await;
             return self.pick(id, algorithm, now);
         }
         found
@@ -132,19 +132,28 @@ impl KeySet {
         self.source.is_some() && older(state.read_at, age) && older(state.tried_at, pause)
     }
 
+    /// Has the source read. Whoever gives up their call does not give up the reading: it would leave no trace, and the
+    /// next one would begin anew.
+    async fn reading(self: &Arc<Self>, now: Timestamp, others_go_on: bool) {
+        let own = Arc::clone(self);
+        let read = tokio::spawn(async move { own.read(now, others_go_on).await });
+        // If it panicked, there is no key.
+        let _ = read.await;
+    }
+
     /// Reads the source. With something to go on with, one caller reads and the others do not wait for it.
     async fn read(&self, now: Timestamp, others_go_on: bool) {
         let Some(source) = &self.source else {
             return;
         };
         let _turn = if others_go_on {
-            match self.reading.try_lock() {
+            match self.turn.try_lock() {
                 Ok(turn) => turn,
                 Err(_) => return,
             }
         } else {
             let before = self.tried_at();
-            let turn = self.reading.lock().await;
+            let turn = self.turn.lock().await;
             if self.tried_at() != before {
                 return; // somebody else has read it meanwhile
             }
@@ -237,10 +246,10 @@ mod tests {
         Timestamp::from_micros(seconds * 1_000_000)
     }
 
-    fn set_in(folder: &tempfile::TempDir, keys: &[Value]) -> KeySet {
+    fn set_in(folder: &tempfile::TempDir, keys: &[Value]) -> Arc<KeySet> {
         write(folder, keys);
         let path = folder.path().join("jwks.json");
-        KeySet::new(Source::File(path), Duration::from_secs(600))
+        Arc::new(KeySet::new(Source::File(path), Duration::from_secs(600)))
     }
 
     fn write(folder: &tempfile::TempDir, keys: &[Value]) {
@@ -248,7 +257,7 @@ mod tests {
         std::fs::write(folder.path().join("jwks.json"), text).unwrap();
     }
 
-    async fn find(set: &KeySet, kid: Option<&str>, seconds: i64) -> Result<(), Refusal> {
+    async fn find(set: &Arc<KeySet>, kid: Option<&str>, seconds: i64) -> Result<(), Refusal> {
         set.find(kid, Algorithm::EdDSA, at(seconds))
             .await
             .map(|_| ())
@@ -287,6 +296,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_call_that_is_given_up_does_not_give_up_the_reading() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = set_in(&folder, &[okp("a")]);
+        {
+            let mut call = Box::pin(find(&set, Some("b"), 0));
+            assert!(futures::poll!(&mut call).is_pending());
+        }
+        for _ in 0..1_000 {
+            if set.tried_at().is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(set.tried_at(), Some(at(0)));
+    }
+
+    #[tokio::test]
     async fn an_unknown_kid_reads_again_but_not_in_a_flood() {
         let folder = tempfile::tempdir().unwrap();
         let set = set_in(&folder, &[okp("a")]);
@@ -321,7 +347,7 @@ mod tests {
     async fn a_source_that_never_worked_is_no_verdict_on_the_token() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("jwks.json");
-        let set = KeySet::new(Source::File(path), Duration::from_secs(600));
+        let set = Arc::new(KeySet::new(Source::File(path), Duration::from_secs(600)));
         assert_eq!(
             find(&set, Some("a"), 0).await,
             Err(Refusal::KeysUnavailable)

@@ -101,7 +101,7 @@ struct Issuer {
 
 #[derive(Debug)]
 enum Keys {
-    Published(Box<KeySet>),
+    Published(Arc<KeySet>),
     Jobs(Arc<JobTokens>),
 }
 
@@ -122,7 +122,7 @@ impl Authenticator {
             let issuer = Issuer {
                 audience: trusted.audience.clone(),
                 profile: trusted.profile,
-                keys: Keys::Published(Box::new(KeySet::new(source, config.jwks_refresh))),
+                keys: Keys::Published(Arc::new(KeySet::new(source, config.jwks_refresh))),
             };
             issuers.insert(trusted.issuer.clone(), issuer);
         }
@@ -130,7 +130,7 @@ impl Authenticator {
             let issuer = Issuer {
                 audience: developer::AUDIENCE.to_owned(),
                 profile: ClaimProfile::Generic,
-                keys: Keys::Published(Box::new(KeySet::fixed(
+                keys: Keys::Published(Arc::new(KeySet::fixed(
                     developer.key_id(),
                     &developer.public_key(),
                 ))),

@@ -2,6 +2,7 @@
 //! for one. A stream that meets it ends with DEADLINE_EXCEEDED, and what feeds it is dropped.
 
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use axum::response::Response;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Frame, SizeHint};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tonic::Status;
 use tower::{Layer, Service};
@@ -60,13 +62,7 @@ where
         let end = Instant::now() + timeout;
         Box::pin(async move {
             match timeout_at(end, answer).await {
-                Ok(answer) => Ok(answer?.map(|body| {
-                    let sleep = Box::pin(sleep_until(end));
-                    Body::new(Bounded {
-                        body: Some(body),
-                        sleep,
-                    })
-                })),
+                Ok(answer) => Ok(answer?.map(|body| Body::new(Bounded::new(body, end)))),
                 Err(_) => Ok(passed().into_http()),
             }
         })
@@ -95,10 +91,42 @@ fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
     (timeout <= TIMEOUT_MAX).then_some(timeout)
 }
 
-/// A body up to its deadline.
+/// A body up to its deadline. Then it is dropped, whether or not anybody asks for more of it.
 struct Bounded {
-    body: Option<Body>,
+    body: Arc<Mutex<Option<Body>>>,
     sleep: Pin<Box<Sleep>>,
+    is_over: bool,
+    timer: AbortHandle,
+}
+
+impl Bounded {
+    fn new(body: Body, end: Instant) -> Self {
+        let body = Arc::new(Mutex::new(Some(body)));
+        let held = Arc::downgrade(&body);
+        let timer = tokio::spawn(async move {
+            sleep_until(end).await;
+            if let Some(held) = held.upgrade() {
+                let body = held.lock().unwrap_or_else(PoisonError::into_inner).take();
+                drop(body);
+            }
+        });
+        Self {
+            body,
+            sleep: Box::pin(sleep_until(end)),
+            is_over: false,
+            timer: timer.abort_handle(),
+        }
+    }
+
+    fn body(&self) -> MutexGuard<'_, Option<Body>> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Bounded {
+    fn drop(&mut self) {
+        self.timer.abort();
+    }
 }
 
 impl HttpBody for Bounded {
@@ -110,14 +138,21 @@ impl HttpBody for Bounded {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let own = self.get_mut();
-        let Some(body) = &mut own.body else {
+        if own.is_over {
             return Poll::Ready(None);
-        };
-        if let Poll::Ready(frame) = Pin::new(body).poll_frame(context) {
+        }
+        let polled = own
+            .body()
+            .as_mut()
+            .map(|body| Pin::new(body).poll_frame(context));
+        if let Some(Poll::Ready(frame)) = polled {
             return Poll::Ready(frame);
         }
-        ready!(own.sleep.as_mut().poll(context));
-        own.body = None;
+        if polled.is_some() {
+            ready!(own.sleep.as_mut().poll(context));
+        }
+        own.is_over = true;
+        drop(own.body().take());
         let mut trailers = HeaderMap::new();
         let status = passed();
         trailers.insert("grpc-status", HeaderValue::from(i32::from(status.code())));
@@ -128,7 +163,7 @@ impl HttpBody for Bounded {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+        self.is_over || self.body().as_ref().is_some_and(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -7,6 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
@@ -17,7 +18,7 @@ use tokio::time::{Sleep, sleep};
 use tonic::{Code, Status};
 use tower::{Layer, Service as TowerService};
 
-use super::limits::{MESSAGE_BYTES_MAX, MESSAGE_TIME_MAX};
+use super::limits::{MESSAGE_BYTES_MAX, MESSAGE_TIME_MAX, PROBE_TIME_MAX};
 use crate::problem::{Problem, Slug};
 use crate::service::Service;
 
@@ -77,8 +78,12 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         let method = request.uri().path().strip_prefix(FLIGHT);
         let is_streaming = method.is_some_and(|method| STREAMING.contains(&method));
-        if method == Some(HANDSHAKE) || request.uri().path().starts_with(HEALTH) {
+        if method == Some(HANDSHAKE) {
             return Box::pin(self.inner.call(request));
+        }
+        if request.uri().path().starts_with(HEALTH) {
+            let hurried = request.map(|body| Body::new(Hurried::new(body, PROBE_TIME_MAX)));
+            return Box::pin(self.inner.call(hurried));
         }
         // The one that is ready, and not its copy.
         let next = self.inner.clone();
@@ -95,7 +100,7 @@ where
             let body = if is_streaming {
                 body
             } else {
-                Body::new(Hurried::new(body))
+                Body::new(Hurried::new(body, MESSAGE_TIME_MAX))
             };
             let answer = inner.call(Request::from_parts(head, body)).await?;
             Ok(match unread(&answer) {
@@ -133,10 +138,10 @@ struct Hurried {
 }
 
 impl Hurried {
-    fn new(body: Body) -> Self {
+    fn new(body: Body, time_max: Duration) -> Self {
         Self {
             body,
-            sleep: Box::pin(sleep(MESSAGE_TIME_MAX)),
+            sleep: Box::pin(sleep(time_max)),
         }
     }
 }

@@ -3,10 +3,12 @@
 //! Nothing here runs ahead of the client. The stream is polled as the connection has room, and dropping it drops the
 //! query that feeds it.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::types::{Int16Type, Int32Type, Int64Type, RunEndIndexType};
+use arrow::array::{Array, AsArray, RecordBatch, UnionArray};
 use arrow::datatypes::{ArrowNativeType, DataType, SchemaRef};
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::IpcWriteOptions;
@@ -157,6 +159,20 @@ fn add_row_bytes(array: &dyn Array, rows: &mut [usize]) {
             let map = array.as_map();
             add_items(map.offsets(), map.entries(), rows);
         }
+        DataType::ListView(_) => {
+            let list = array.as_list_view::<i32>();
+            add_viewed((list.offsets(), list.sizes()), list.values().as_ref(), rows);
+        }
+        DataType::LargeListView(_) => {
+            let list = array.as_list_view::<i64>();
+            add_viewed((list.offsets(), list.sizes()), list.values().as_ref(), rows);
+        }
+        DataType::RunEndEncoded(ends, _) => match ends.data_type() {
+            DataType::Int16 => add_runs::<Int16Type>(array, rows),
+            DataType::Int32 => add_runs::<Int32Type>(array, rows),
+            _ => add_runs::<Int64Type>(array, rows),
+        },
+        DataType::Union(_, _) => add_union(array.as_union(), rows),
         other => {
             let width = other
                 .primitive_width()
@@ -194,6 +210,55 @@ fn add_items<O: ArrowNativeType>(offsets: &[O], items: &dyn Array, rows: &mut [u
             let held = held.unwrap_or_default().iter().copied();
             add(row, held.fold(8, usize::saturating_add));
         }
+    }
+}
+
+/// Lists that may lie in one another: what lies before each item tells what any of them takes.
+fn add_viewed<O: ArrowNativeType>(
+    (offsets, sizes): (&[O], &[O]),
+    items: &dyn Array,
+    rows: &mut [usize],
+) {
+    let mut each = vec![0; items.len()];
+    add_row_bytes(items, &mut each);
+    let mut before = Vec::with_capacity(each.len() + 1);
+    before.push(0_usize);
+    for size in each {
+        let last = before.last().copied().unwrap_or_default();
+        before.push(last.saturating_add(size));
+    }
+    for (row, (offset, size)) in rows.iter_mut().zip(offsets.iter().zip(sizes)) {
+        let start = offset.as_usize();
+        let end = start.saturating_add(size.as_usize());
+        let held = |at: usize| before.get(at).copied().unwrap_or(usize::MAX);
+        add(row, held(end).saturating_sub(held(start)).saturating_add(8));
+    }
+}
+
+fn add_runs<R: RunEndIndexType>(array: &dyn Array, rows: &mut [usize]) {
+    let Some(runs) = array.as_run_opt::<R>() else {
+        return rows.iter_mut().for_each(|row| *row = usize::MAX);
+    };
+    let mut values = vec![0; runs.values().len()];
+    add_row_bytes(runs.values().as_ref(), &mut values);
+    for (at, row) in rows.iter_mut().enumerate() {
+        let value = values.get(runs.get_physical_index(at));
+        add(row, value.copied().unwrap_or(usize::MAX));
+    }
+}
+
+fn add_union(union: &UnionArray, rows: &mut [usize]) {
+    let mut members: HashMap<i8, Vec<usize>> = HashMap::new();
+    for (at, row) in rows.iter_mut().enumerate() {
+        let id = union.type_id(at);
+        let sizes = members.entry(id).or_insert_with(|| {
+            let member = union.child(id);
+            let mut sizes = vec![0; member.len()];
+            add_row_bytes(member.as_ref(), &mut sizes);
+            sizes
+        });
+        let size = sizes.get(union.value_offset(at));
+        add(row, size.copied().unwrap_or(usize::MAX));
     }
 }
 

@@ -14,6 +14,9 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use super::TrailhouseFlight;
 use crate::service::Service;
 
+/// What a probe sends is the name of a service.
+const PROBE_BYTES_MAX: usize = 1_024;
+
 /// Answers what probes of a Flight listener ask.
 #[derive(Debug)]
 pub struct Probes {
@@ -23,7 +26,7 @@ pub struct Probes {
 /// The health service of a Flight listener.
 #[must_use]
 pub fn health_service(service: Arc<Service>) -> HealthServer<Probes> {
-    HealthServer::new(Probes { service })
+    HealthServer::new(Probes { service }).max_decoding_message_size(PROBE_BYTES_MAX)
 }
 
 #[tonic::async_trait]

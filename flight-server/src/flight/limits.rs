@@ -8,6 +8,12 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long the one message of a call may take to arrive.
 pub(crate) const MESSAGE_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// And that of a stranger, who may ask whether this process serves.
+pub(crate) const PROBE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How long a load may be silent.
+pub(crate) const LOAD_IDLE_MAX: Duration = Duration::from_mins(1);
+
 /// Rows of a message of a load, and values in a column of them.
 pub(crate) const LOAD_VALUES_MAX: usize = 4 * 1024 * 1024;
 

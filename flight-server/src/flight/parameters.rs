@@ -4,7 +4,7 @@
 //! brought to plain columns here, within limits, before anything is kept.
 
 use std::fmt;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UnionArray};
@@ -51,6 +51,12 @@ impl Bindings {
         batch: &RecordBatch,
         placeholders: &[String],
     ) -> Result<Option<Self>, Problem> {
+        // Offsets inside unions and views were sent, too.
+        let made = catch_unwind(AssertUnwindSafe(|| Self::plain(batch, placeholders)));
+        made.unwrap_or_else(|_| Err(unreadable()))
+    }
+
+    fn plain(batch: &RecordBatch, placeholders: &[String]) -> Result<Option<Self>, Problem> {
         if batch.num_columns() != placeholders.len() {
             return Err(invalid(format!(
                 "the statement takes {} parameters, and {} are bound",
@@ -69,18 +75,25 @@ impl Bindings {
                 "at most {PARAMETER_ROWS_MAX} rows of parameters are taken"
             )));
         }
+        // Before anything is unfolded: one value can stand in many rows.
+        if hydrated_bytes(batch) > PARAMETER_BYTES_MAX {
+            return Err(too_large());
+        }
         let named = order(batch, placeholders)?;
         let columns = named
             .iter()
             .map(|(name, column)| Ok((name.as_str(), one_type(column)?, true)))
             .collect::<Result<Vec<_>, Problem>>()?;
         let batch = RecordBatch::try_from_iter_with_nullable(columns).map_err(|_| unreadable())?;
-        let bytes = hydrated_bytes(&batch);
-        if bytes > PARAMETER_BYTES_MAX {
+        if hydrated_bytes(&batch) > PARAMETER_BYTES_MAX {
             return Err(too_large());
         }
         let schema = advertised(&batch.schema());
         let batch = conform(&batch, &schema).map_err(|_| unreadable())?;
+        let bytes = hydrated_bytes(&batch);
+        if bytes > PARAMETER_BYTES_MAX {
+            return Err(too_large());
+        }
         Ok(Some(Self { batch, bytes }))
     }
 
@@ -209,12 +222,14 @@ where
         let carries = !message.data_header.is_empty();
         async move { carries }
     });
-    let mut decoder = FlightRecordBatchStream::new_from_flight_data(unpackable(with_header));
+    let unpacked = unpackable(with_header, 2 * PARAMETER_BYTES_MAX);
+    let mut decoder = FlightRecordBatchStream::new_from_flight_data(unpacked);
     let reading = async move {
-        let mut batches = Vec::new();
+        let (mut batches, mut rows) = (Vec::new(), 0_usize);
         while let Some(batch) = decoder.try_next().await? {
+            rows = rows.saturating_add(batch.num_rows());
             // What weighs nothing is not free either.
-            if !has_at_most(&batch, PARAMETER_VALUES_MAX) {
+            if !has_at_most(&batch, PARAMETER_VALUES_MAX) || rows > PARAMETER_VALUES_MAX {
                 return Err(FlightError::from(Status::from(too_large())));
             }
             batches.push(batch);
@@ -453,5 +468,45 @@ mod tests {
             .chain(stream::repeat_with(move || Ok(good[1].clone())));
         let problem = read(endless).await.unwrap_err();
         assert_eq!(problem.slug(), Slug::QueryLimitExceeded);
+    }
+
+    /// A type and rows of it that take next to nothing as they are sent.
+    fn folded() -> Vec<(&'static str, ArrayRef)> {
+        use arrow::array::{GenericListViewArray, RunArray};
+        use arrow::buffer::ScalarBuffer;
+
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![7; 10_000]));
+        let views = |values: ArrayRef, rows: usize| -> ArrayRef {
+            let field = Arc::new(Field::new("item", values.data_type().clone(), true));
+            let size = i32::try_from(values.len()).unwrap();
+            let (offsets, sizes) = (vec![0; rows], vec![size; rows]);
+            let (offsets, sizes) = (ScalarBuffer::from(offsets), ScalarBuffer::from(sizes));
+            Arc::new(GenericListViewArray::<i32>::new(
+                field, offsets, sizes, values, None,
+            ))
+        };
+        let text = "x".repeat(64 * 1024);
+        let ends = arrow::array::Int32Array::from(vec![200]);
+        let runs = RunArray::try_new(&ends, &StringArray::from(vec![text.as_str()])).unwrap();
+        let members = UnionFields::try_new([0], [Field::new("t", DataType::Utf8, true)]).unwrap();
+        let union = UnionArray::try_new(
+            members,
+            ScalarBuffer::from(vec![0; 200]),
+            Some(ScalarBuffer::from(vec![0; 200])),
+            vec![Arc::new(StringArray::from(vec![text.as_str()]))],
+        );
+        vec![
+            ("list views", views(views(numbers, 1_000), 200)),
+            ("runs", Arc::new(runs)),
+            ("union", Arc::new(union.unwrap())),
+        ]
+    }
+
+    #[test]
+    fn what_stands_in_many_rows_is_weighed_in_each() {
+        for (name, column) in folded() {
+            let slug = refused(vec![("1", column)], &["$1"]);
+            assert_eq!(slug, Slug::QueryLimitExceeded, "{name}");
+        }
     }
 }

@@ -20,10 +20,11 @@ use catalog::guard::{self, Denial, OperationKind, Permit, Write};
 use catalog::ids::{StreamName, TenantId};
 use engine::ingest::{IncomingRecord, Mode, Outcome};
 use engine::record::columns::{Columns, Reading, Row};
-use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use prost::Message;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 use tonic::Status;
 
 use crate::intake::{self, Tally};
@@ -34,7 +35,7 @@ use crate::service::Service;
 use super::TrailhouseFlight;
 use super::call::{Caller, Refusal};
 use super::command::no_transaction;
-use super::limits::{LOAD_VALUES_MAX, MESSAGE_BYTES_MAX};
+use super::limits::{LOAD_IDLE_MAX, LOAD_VALUES_MAX, MESSAGE_BYTES_MAX};
 use super::untrusted::{has_at_most, unpackable};
 
 /// The one table that can be loaded into, and its schema.
@@ -89,7 +90,7 @@ impl TrailhouseFlight {
         let share = Arc::new(Mutex::new(self.room.share()));
         let charged = messages
             .then(move |message| charged(Arc::clone(&admitted), Arc::clone(&share), message));
-        match load.run(charged).await {
+        match load.run(hurried(charged)).await {
             Ok(()) => load.report.result(),
             Err(problem) => Err(load.report.stopped(*problem).into()),
         }
@@ -116,6 +117,25 @@ fn admitted(service: &Service, caller: &Caller) -> Result<Admitted, Problem> {
     Ok(admitted?)
 }
 
+/// The messages of a load, none of which may be long in coming: whoever is silent holds room that others wait for.
+fn hurried<S>(messages: S) -> impl Stream<Item = Result<FlightData, FlightError>> + Send
+where
+    S: Stream<Item = Result<FlightData, FlightError>> + Send + 'static,
+{
+    stream::unfold(Some(Box::pin(messages)), |messages| async move {
+        let mut messages = messages?;
+        match timeout(LOAD_IDLE_MAX, messages.next()).await {
+            Ok(message) => message.map(|message| (message, Some(messages))),
+            Err(_) => Some((Err(FlightError::ExternalError(Box::new(Silent))), None)),
+        }
+    })
+}
+
+/// No message came in all the time that a load may be silent.
+#[derive(Debug, thiserror::Error)]
+#[error("a load was silent for {} seconds", LOAD_IDLE_MAX.as_secs())]
+struct Silent;
+
 /// A message that is paid for, and has room until the next one comes.
 async fn charged(
     admitted: Arc<Admitted>,
@@ -137,6 +157,9 @@ fn held_back(error: Box<dyn std::error::Error + Send + Sync>) -> Problem {
         Ok(limited) => (*limited).into(),
         Err(error) => match error.downcast::<NoRoom>() {
             Ok(none) => (*none).into(),
+            Err(error) if error.is::<Silent>() => {
+                Problem::new(Slug::DeadlineExceeded, Silent.to_string())
+            }
             Err(_) => unreadable(),
         },
     }
@@ -400,9 +423,8 @@ impl Batches {
             let carries = !message.data_header.is_empty();
             async move { carries }
         });
-        Self(FlightRecordBatchStream::new_from_flight_data(unpackable(
-            carrying,
-        )))
+        let unpacked = unpackable(carrying, usize::MAX);
+        Self(FlightRecordBatchStream::new_from_flight_data(unpacked))
     }
 
     fn schema(&self) -> Option<&Schema> {

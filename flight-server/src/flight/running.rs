@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::ready;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use futures::stream::{self, AbortHandle, StreamExt, abortable};
 use sha2::{Digest, Sha256};
@@ -16,10 +17,19 @@ use super::statement::Principal;
 /// Whose answer it is, and to which ticket.
 type Name = (Principal, [u8; 32]);
 
+/// An answer, until it is cancelled.
+type Held = Arc<Mutex<Option<FlightDataStream>>>;
+
+struct Answer {
+    name: Name,
+    handle: AbortHandle,
+    held: Held,
+}
+
 /// All answers of one listener that are being streamed.
 #[derive(Default)]
 pub(crate) struct Running {
-    answers: Mutex<HashMap<u64, (Name, AbortHandle)>>,
+    answers: Mutex<HashMap<u64, Answer>>,
     next: AtomicU64,
 }
 
@@ -37,10 +47,24 @@ impl Running {
         ticket: &[u8],
         answer: FlightDataStream,
     ) -> FlightDataStream {
+        let held: Held = Arc::new(Mutex::new(Some(answer)));
+        let polled = Arc::clone(&held);
+        let answer = stream::poll_fn(move |context| {
+            let mut answer = polled.lock().unwrap_or_else(PoisonError::into_inner);
+            match answer.as_mut() {
+                Some(answer) => answer.poll_next_unpin(context),
+                None => Poll::Ready(None),
+            }
+        });
         let (answer, handle) = abortable(answer);
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let name = (principal.clone(), digest(ticket));
-        self.answers().insert(id, (name, handle.clone()));
+        let listed = Answer {
+            name,
+            handle: handle.clone(),
+            held,
+        };
+        self.answers().insert(id, listed);
         let listed = Listed {
             running: Arc::clone(self),
             id,
@@ -60,15 +84,17 @@ impl Running {
     /// Cancels the answers to this ticket of this principal; says whether there was one.
     pub(crate) fn cancel(&self, principal: &Principal, ticket: &[u8]) -> bool {
         let name = (principal.clone(), digest(ticket));
-        let mut found = false;
-        for (_, handle) in self.answers().values().filter(|(of, _)| *of == name) {
-            handle.abort();
-            found = true;
+        let mut dropped = Vec::new();
+        for answer in self.answers().values().filter(|answer| answer.name == name) {
+            answer.handle.abort();
+            // Nobody may be reading: then nobody polls, and what feeds the answer would go on.
+            let mut held = answer.held.lock().unwrap_or_else(PoisonError::into_inner);
+            dropped.push(held.take());
         }
-        found
+        !dropped.is_empty()
     }
 
-    fn answers(&self) -> MutexGuard<'_, HashMap<u64, (Name, AbortHandle)>> {
+    fn answers(&self) -> MutexGuard<'_, HashMap<u64, Answer>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -121,6 +147,21 @@ mod tests {
         drop((answer, other));
         assert!(!running.cancel(&alice, b"ticket"), "nothing runs");
         assert!(running.answers().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_feeds_a_cancelled_answer_ends_though_nobody_reads_it() {
+        let running = Arc::new(Running::default());
+        let (held, ended) = futures::channel::oneshot::channel::<()>();
+        let endless = stream::repeat_with(move || {
+            assert!(!held.is_canceled());
+            Ok(FlightData::default())
+        });
+        let mut answer = running.watched(&principal("alice"), b"ticket", endless.boxed());
+        assert!(answer.next().await.unwrap().is_ok());
+        assert!(running.cancel(&principal("alice"), b"ticket"));
+        assert!(ended.await.is_err(), "dropped before it is asked again");
+        assert!(answer.next().await.unwrap().is_err());
     }
 
     #[tokio::test]

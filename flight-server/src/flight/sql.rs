@@ -14,16 +14,19 @@ use catalog::guard::{OperationKind, has_grounds};
 use engine::query::{self, VisibleTable};
 use futures::{Stream, StreamExt, stream};
 use prost::Message;
+use tokio::time::timeout;
 use tonic::Status;
 
 use super::TrailhouseFlight;
 use super::call::{Caller, Refusal, internal, malformed};
 use super::command::{Asked, parse};
 use super::encode::{FlightDataStream, encode};
+use super::limits::MESSAGE_TIME_MAX;
 use super::metadata::Question;
 use super::parameters;
 use super::schema::{advertised, encapsulated};
 use super::statement::Statement;
+use crate::problem::{Problem, Slug};
 
 impl TrailhouseFlight {
     /// GetSchema: the schema that GetFlightInfo and the stream would have.
@@ -94,7 +97,8 @@ impl TrailhouseFlight {
             }
             Asked::Prepared(handle) => {
                 let statement = self.prepared.get(&principal, &handle)?;
-                self.execute(caller, &statement, options).await
+                let answer = self.execute(caller, &statement, options).await?;
+                Ok(self.running.watched(&principal, &ticket.ticket, answer))
             }
             Asked::Metadata(question) => {
                 let rows = self.answer(caller, question).await?;
@@ -112,7 +116,11 @@ impl TrailhouseFlight {
     where
         S: Stream<Item = Result<FlightData, Status>> + Unpin + Send + 'static,
     {
-        let first = messages.next().await;
+        let first = timeout(MESSAGE_TIME_MAX, messages.next()).await;
+        let first = first.map_err(|_| {
+            let detail = "the first message of a call took too long to arrive";
+            Problem::new(Slug::DeadlineExceeded, detail)
+        })?;
         if first.is_none() {
             // What some drivers make of a load of no rows; nothing else ends before it has said what it is.
             return Ok(DoPutUpdateResult { record_count: 0 }.encode_to_vec().into());

@@ -3,6 +3,7 @@
 //! The decoder asks for as much memory as a compressed buffer says it unpacks to, and an allocation that fails ends the
 //! process; LZ4 frames may hold more than was said. And there are columns of any length that weigh nothing.
 
+use std::collections::HashMap;
 use std::io::{Read, copy, sink};
 
 use arrow::array::{Array, ArrayData, RecordBatch};
@@ -20,21 +21,51 @@ const PREFIX_BYTES: usize = 8;
 /// In the prefix: this buffer is not compressed after all.
 const AS_IT_IS: i64 = -1;
 
-/// Messages that unpack to no more than a message may have.
-pub(super) fn unpackable<S>(messages: S) -> impl Stream<Item = Result<FlightData, FlightError>>
+/// Messages that unpack to no more than a message may have, and all together to no more than `in_all`.
+///
+/// The decoder keeps dictionaries until others take their places, and joins those that are said to go on: none may, and all
+/// that are kept at a time are as large as one message at the most.
+pub(super) fn unpackable<S>(
+    messages: S,
+    in_all: usize,
+) -> impl Stream<Item = Result<FlightData, FlightError>>
 where
     S: Stream<Item = Result<FlightData, FlightError>>,
 {
-    messages.map(|message| {
+    let (mut kept, mut total) = (Kept::default(), 0_usize);
+    messages.map(move |message| {
         let message = message?;
-        match unpacked_bytes(&message) {
-            Some(bytes) if bytes <= MESSAGE_BYTES_MAX => Ok(message),
-            Some(_) => Err(Status::resource_exhausted("a message unpacks to too much").into()),
-            None => Err(FlightError::DecodeError(
-                "a buffer is not what it says".to_owned(),
-            )),
+        let lies = || FlightError::DecodeError("a buffer is not what it says".to_owned());
+        let bytes = unpacked_bytes(&message).ok_or_else(lies)?;
+        total = total.saturating_add(bytes);
+        let dictionaries = kept.with(&message, bytes).ok_or_else(|| {
+            FlightError::DecodeError("a dictionary is given whole, or not at all".to_owned())
+        })?;
+        if bytes.max(dictionaries) > MESSAGE_BYTES_MAX || total > in_all {
+            return Err(Status::resource_exhausted("a message unpacks to too much").into());
         }
+        Ok(message)
     })
+}
+
+/// What each dictionary takes that the decoder keeps.
+#[derive(Default)]
+struct Kept(HashMap<i64, usize>);
+
+impl Kept {
+    /// What all of them take with this message; `None` if it goes on with one.
+    fn with(&mut self, message: &FlightData, bytes: usize) -> Option<usize> {
+        let header = root_as_message(&message.data_header).ok();
+        let header = header.as_ref();
+        if let Some(dictionary) = header.and_then(|header| header.header_as_dictionary_batch()) {
+            if dictionary.isDelta() {
+                return None;
+            }
+            self.0
+                .insert(dictionary.id(), bytes.max(message.data_header.len()));
+        }
+        Some(self.0.values().copied().fold(0, usize::saturating_add))
+    }
 }
 
 /// What the buffers of a message take once they are unpacked, or more than any may; `None` if one lies.
@@ -52,7 +83,14 @@ fn unpacked_bytes(message: &FlightData) -> Option<usize> {
         return Some(0);
     };
     let Some(compression) = batch.compression() else {
-        return Some(message.data_body.len());
+        // Buffers that lie in one another are copied out of it one by one where they are not aligned.
+        let lengths = batch.buffers()?.iter().map(|buffer| buffer.length());
+        let bytes = lengths
+            .map(usize::try_from)
+            .try_fold(0_usize, |sum, length| {
+                length.map(|length| sum.saturating_add(length))
+            });
+        return bytes.ok().filter(|bytes| *bytes <= message.data_body.len());
     };
     let mut total = 0_usize;
     for buffer in batch.buffers()? {
@@ -97,24 +135,32 @@ pub(super) fn has_at_most(batch: &RecordBatch, values: usize) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{FixedSizeListArray, Int64Array, NullArray};
+    use arrow::array::{DictionaryArray, FixedSizeListArray, Int64Array, NullArray, StringArray};
     use arrow::datatypes::{DataType, Field};
     use arrow::ipc::writer::{
         DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions,
     };
+    use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
     use bytes::{Bytes, BytesMut};
+    use futures::{TryStreamExt, stream};
 
     use super::*;
 
     fn message(codec: Option<CompressionType>) -> FlightData {
         let column: Int64Array = std::iter::repeat_n(7, 1_000).collect();
-        let batch = RecordBatch::try_from_iter([("n", Arc::new(column) as _)]).unwrap();
+        encoded(
+            &RecordBatch::try_from_iter([("n", Arc::new(column) as _)]).unwrap(),
+            codec,
+        )
+    }
+
+    fn encoded(batch: &RecordBatch, codec: Option<CompressionType>) -> FlightData {
         let options = IpcWriteOptions::default()
             .try_with_compression(codec)
             .unwrap();
         let (_, encoded) = IpcDataGenerator::default()
             .encode(
-                &batch,
+                batch,
                 &mut DictionaryTracker::new(false),
                 &options,
                 &mut IpcWriteContext::default(),
@@ -160,6 +206,59 @@ mod tests {
             ..FlightData::default()
         };
         assert_eq!(unpacked_bytes(&nothing), Some(0));
+    }
+
+    /// A message like this one, with this many columns in the same bytes.
+    fn overlapping(columns: usize) -> FlightData {
+        let column: Int64Array = std::iter::repeat_n(7, 1_000).collect();
+        let names: Vec<String> = (0..columns).map(|at| format!("n{at}")).collect();
+        let column: arrow::array::ArrayRef = Arc::new(column);
+        let columns = names
+            .iter()
+            .map(|name| (name.as_str(), Arc::clone(&column)));
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut encoded = encoded(&batch, None);
+        // All that the header names does not lie in what is left.
+        encoded.data_body = encoded.data_body.slice(..8_000);
+        encoded
+    }
+
+    #[tokio::test]
+    async fn buffers_lie_beside_each_other() {
+        assert_eq!(unpacked_bytes(&overlapping(1)), Some(8_000));
+        assert_eq!(unpacked_bytes(&overlapping(2)), None);
+    }
+
+    #[tokio::test]
+    async fn dictionaries_are_bounded_together_and_do_not_go_on() {
+        let texts: Vec<String> = (0..6).map(|at| format!("{at}").repeat(1 << 20)).collect();
+        let sent = async |columns: usize| -> Vec<FlightData> {
+            let values: arrow::array::ArrayRef = Arc::new(StringArray::from(texts.clone()));
+            let keys = arrow::array::Int32Array::from(vec![0]);
+            let dictionary = DictionaryArray::new(keys, values);
+            let dictionary: arrow::array::ArrayRef = Arc::new(dictionary);
+            let names: Vec<String> = (0..columns).map(|at| format!("d{at}")).collect();
+            let columns = names
+                .iter()
+                .map(|name| (name.as_str(), Arc::clone(&dictionary)));
+            let batch = RecordBatch::try_from_iter(columns).unwrap();
+            let encoder = FlightDataEncoderBuilder::new()
+                .with_dictionary_handling(DictionaryHandling::Resend)
+                .build(stream::iter([Ok(batch)]));
+            encoder.try_collect().await.unwrap()
+        };
+        let taken = async |messages: Vec<FlightData>, in_all: usize| {
+            let messages = stream::iter(messages.into_iter().map(Ok));
+            let taken: Result<Vec<_>, _> = unpackable(messages, in_all).try_collect().await;
+            taken.is_ok()
+        };
+        assert!(taken(sent(2).await, usize::MAX).await);
+        assert!(!taken(sent(3).await, usize::MAX).await, "three of six MiB");
+        assert!(!taken(sent(2).await, 8 << 20).await, "more than in all");
+        // The same ones again take the places of the first.
+        let mut again = sent(2).await;
+        again.extend(sent(2).await.into_iter().skip(1));
+        assert!(taken(again, usize::MAX).await);
     }
 
     #[test]

@@ -66,7 +66,7 @@ async fn one(
         let answer = router.clone().oneshot(request.map(Body::new));
         async move {
             let answer = answer.await?;
-            let held = |body| Body::new(Held { body, _turn: turn });
+            let held = |body| Body::new(Held::new(body, turn));
             Ok::<Response, Infallible>(answer.map(held))
         }
     });
@@ -79,6 +79,7 @@ async fn one(
     let over = told(stopped);
     tokio::pin!(over);
     let (mut serving, mut asked, mut idle) = (true, 0, 0);
+    let (mut took, mut stuck) = (0, 0);
     loop {
         tokio::select! {
             // How a connection ends is its client's business.
@@ -86,6 +87,13 @@ async fn one(
             _ = ticks.tick() => {
                 let (requests, under_way) = activity.now();
                 let is_idle = under_way == 0 && requests == asked;
+                // Answers that nobody takes are no reason to stay, either.
+                let (untaken, taken) = activity.taken();
+                let is_stuck = under_way > 0 && untaken == under_way && taken == took;
+                (took, stuck) = (taken, if is_stuck { stuck + 1 } else { 0 });
+                if wait * stuck >= bounds.idle_max {
+                    return;
+                }
                 // Before the first request it is not even known which version of the protocol is spoken.
                 if requests == 0 || (is_idle && !serving) {
                     return;
@@ -113,6 +121,7 @@ fn builder(protocol: Protocol, bounds: Bounds) -> Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
+        .max_buf_size(HEADERS_BYTES_MAX as usize)
         .header_read_timeout(wait);
     builder
         .http2()
@@ -132,6 +141,10 @@ fn builder(protocol: Protocol, bounds: Bounds) -> Builder<TokioExecutor> {
 struct Activity {
     requests: AtomicU64,
     under_way: AtomicUsize,
+    /// Answers whose next part nobody has asked for yet.
+    untaken: AtomicUsize,
+    /// How often a part of an answer was asked for.
+    taken: AtomicU64,
 }
 
 impl Activity {
@@ -139,6 +152,12 @@ impl Activity {
     fn now(&self) -> (u64, usize) {
         let requests = self.requests.load(Ordering::Acquire);
         (requests, self.under_way.load(Ordering::Acquire))
+    }
+
+    /// How many answers wait for somebody to take their next part, and how many parts have been asked for.
+    fn taken(&self) -> (usize, u64) {
+        let untaken = self.untaken.load(Ordering::Acquire);
+        (untaken, self.taken.load(Ordering::Acquire))
     }
 }
 
@@ -164,7 +183,35 @@ impl Drop for Turn {
 #[derive(Debug)]
 struct Held {
     body: Body,
-    _turn: Turn,
+    is_untaken: bool,
+    turn: Turn,
+}
+
+impl Held {
+    fn new(body: Body, turn: Turn) -> Self {
+        turn.0.untaken.fetch_add(1, Ordering::AcqRel);
+        Self {
+            body,
+            is_untaken: true,
+            turn,
+        }
+    }
+
+    fn set_untaken(&mut self, is_untaken: bool) {
+        let untaken = &self.turn.0.untaken;
+        match (self.is_untaken, is_untaken) {
+            (false, true) => untaken.fetch_add(1, Ordering::AcqRel),
+            (true, false) => untaken.fetch_sub(1, Ordering::AcqRel),
+            _ => return,
+        };
+        self.is_untaken = is_untaken;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.set_untaken(false);
+    }
 }
 
 impl HttpBody for Held {
@@ -175,7 +222,12 @@ impl HttpBody for Held {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(context)
+        let own = self.get_mut();
+        own.turn.0.taken.fetch_add(1, Ordering::AcqRel);
+        own.set_untaken(false);
+        let polled = Pin::new(&mut own.body).poll_frame(context);
+        own.set_untaken(matches!(polled, Poll::Ready(Some(_))));
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -307,5 +359,51 @@ mod tests {
         assert!(early.is_err(), "served beyond the most: {early:?}");
         drop(held.pop());
         assert!(answer(&mut third).await.contains("200 OK"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_takes_does_not_hold_its_connection_for_ever() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        let endless = || async {
+            let parts = futures::stream::repeat_with(|| {
+                Ok::<_, Infallible>(Bytes::from(vec![b'x'; 65_536]))
+            });
+            Body::from_stream(parts)
+        };
+        let slow = || async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            "there"
+        };
+        let router = Router::new()
+            .route("/", get(endless))
+            .route("/slow", get(slow));
+        let bounds = Bounds {
+            headers_wait_max: Duration::from_millis(100),
+            idle_max: Duration::from_millis(500),
+            ..Bounds::default()
+        };
+        tokio::spawn(serve(
+            listener,
+            None,
+            (router, Protocol::Http),
+            stopped,
+            bounds,
+        ));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(WHOLE).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let mut read = Vec::new();
+        let whole = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut read));
+        // Whatever was on its way comes; then it is over, well or badly.
+        assert!(whole.await.is_ok());
+        // Work is not taken for that.
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        assert!(answer(&mut stream).await.contains("there"));
     }
 }
