@@ -51,6 +51,31 @@ def test_a_refused_statement_leaves_the_file_as_it_was(world, tmp_path):
     assert kept.read_text() == "before"
 
 
+def test_an_answer_that_breaks_off_leaves_the_file_as_it_was(world, tmp_path):
+    kept = tmp_path / "kept.csv"
+    kept.write_text("before")
+    assert b"error: " in sql(world, "--save", kept, "SELECT CAST(action AS BIGINT) FROM audit.records", ok=False)
+    assert kept.read_text() == "before" and [file.name for file in tmp_path.iterdir()] == ["kept.csv"]
+
+
+def test_what_is_kept_is_whole_though_nobody_looks(world, tmp_path, expected):
+    words = ["--save", tmp_path / "kept.parquet", "--receipt", tmp_path / "kept.json", GROUPED]
+    words = [world.binary, "sql", "--tenant", "acme", "--config", world.config, *words]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(list(map(str, words)), stdout=writing, stderr=subprocess.PIPE, timeout=60)
+    os.close(writing)
+    assert done.returncode == 0, done.stderr
+    assert pyarrow.parquet.read_table(tmp_path / "kept.parquet").to_pylist() == expected
+    assert json.loads((tmp_path / "kept.json").read_text())
+
+
+def test_two_binary_answers_are_none(world):
+    script = b"SELECT 1 AS one; SELECT 2 AS one;"
+    for binary in ("parquet", "arrow"):
+        assert b"one answer" in sql(world, "--format", binary, input=script, ok=False)
+
+
 def test_a_script_runs_up_to_the_first_statement_without_an_answer(world):
     script = b"SELECT 1 AS one; -- the first;\nSELECT ';' AS two;\n\nSELECT 3 AS three"
     assert sql(world, "--format", "csv", input=script) == b"one\n1\ntwo\n;\nthree\n3\n"

@@ -40,7 +40,7 @@ pub struct VerifiedClaims {
 /// A claim by its place: a key, or a key inside an object.
 type Claim = &'static [&'static str];
 
-/// The claims that count, the first of each list that is there wins (but see [`VerifiedClaims::tenant`]).
+/// The claims that count, the first of each list that is there wins; roles add up (and see [`VerifiedClaims::tenant`]).
 struct Aliases {
     tenant: &'static [Claim],
     subject: &'static [Claim],
@@ -199,7 +199,11 @@ impl VerifiedClaims {
     /// Our scopes among those of the token.
     #[must_use]
     pub fn scopes(&self) -> BTreeSet<Scope> {
-        self.words(self.profile.aliases().scopes)
+        // What a person may do stands beside what the application was given for them, and is no scope of it.
+        let scopes = self.profile.aliases().scopes;
+        let first = scopes.iter().position(|claim| self.value(claim).is_some());
+        let scopes = first.and_then(|first| scopes.get(first..=first));
+        self.words(scopes.unwrap_or_default())
             .filter_map(Scope::parse)
             .collect()
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::clock::SeededRandom;
+use crate::clock::{SeededRandom, Timestamp};
 use crate::context::{
     ATTRIBUTE_CHARS_MAX, Attribute, ClaimProfile, IngressHeaders, Role, Scope, TenantContext,
     VerifiedClaims,
@@ -242,6 +242,24 @@ async fn each_identity_provider_is_read_its_own_way() {
     ] {
         assert_eq!(ClaimProfile::parse(name), Some(profile));
     }
+}
+
+#[test]
+fn a_persons_roles_are_no_scopes_of_the_application() {
+    let scopes = |claims: Value| {
+        VerifiedClaims {
+            issuer: "https://login.example".to_owned(),
+            profile: ClaimProfile::AzureAd,
+            claims: claims.as_object().unwrap().clone(),
+            expires_at: Timestamp::from_micros(0),
+        }
+        .scopes()
+    };
+    let write = json!(["audit.write"]);
+    let read = BTreeSet::from([Scope::AuditRead]);
+    assert_eq!(scopes(json!({"scp": "audit.read", "roles": write})), read);
+    let alone = scopes(json!({"roles": write}));
+    assert_eq!(alone, BTreeSet::from([Scope::AuditWrite]));
 }
 
 #[tokio::test]

@@ -114,11 +114,16 @@ async fn json_is_read_as_the_caller_sees_it() {
         )
         .await;
     insta::assert_snapshot!(clear);
+    let joined = Caller::new(ONE, Role::Investigator)
+        .shows("SELECT '{\"a\":\"x\"}'->>'a' || '!' AS joined, '{\"a\":\"b\"}'->'a'->>resource_type AS none FROM records LIMIT 1")
+        .await;
+    assert!(joined.contains("| x!     |      |"), "{joined}");
     for sql in [
         "SELECT count(*) FROM records WHERE context->>'secret' = 'x'",
         "SELECT count(*) FROM records WHERE json_get_str(context, 'secret') = 'x'",
         "SELECT json_get(context, 'secret') FROM records",
         "SELECT leaf_index->'x' FROM records",
+        "SELECT context #>> '{user,phone}' FROM records",
     ] {
         let outcome = Caller::new(ONE, Role::Reader).rows(sql).await;
         assert!(outcome.is_err(), "{sql}: {outcome:?}");

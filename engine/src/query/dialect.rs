@@ -4,6 +4,8 @@
 use std::any::TypeId;
 
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, Precedence};
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::Token;
 
 /// Below `+` and above comparisons (PostgreSQL, 4.1.6).
 const OTHER_OPERATORS: u8 = 25;
@@ -31,6 +33,14 @@ impl Dialect for AuditDialect {
         match precedence {
             Precedence::PgOther => OTHER_OPERATORS,
             other => GenericDialect {}.prec_value(other),
+        }
+    }
+
+    /// As in PostgreSQL (4.1.6), text is joined by an operator like the others: `c->>'a' || 'b'` is `(c->>'a') || 'b'`.
+    fn get_next_precedence(&self, parser: &Parser<'_>) -> Option<Result<u8, ParserError>> {
+        match parser.peek_token_ref().token {
+            Token::StringConcat => Some(Ok(OTHER_OPERATORS)),
+            _ => GenericDialect {}.get_next_precedence(parser),
         }
     }
 
@@ -121,7 +131,6 @@ impl Dialect for AuditDialect {
 #[cfg(test)]
 mod tests {
     use datafusion::sql::sqlparser::ast::Expr;
-    use datafusion::sql::sqlparser::parser::Parser;
 
     use super::*;
 
@@ -161,6 +170,9 @@ mod tests {
             ("c->>'a' IS NULL AND d", "((c->>'a') IS NULL) AND d"),
             ("NOT c->>'a' IN ('b')", "NOT ((c->>'a') IN ('b'))"),
             ("c->1 + 2", "c->(1 + 2)"),
+            ("c->>'a' || 'b'", "(c->>'a') || 'b'"),
+            ("a || c->>'b' = 'd'", "((a || c)->>'b') = 'd'"),
+            ("a || b * c || d", "(a || (b * c)) || d"),
             ("a + b < c AND d OR e", "(((a + b) < c) AND d) OR e"),
         ] {
             assert_eq!(meaning(bare), meaning(meant), "{bare}");

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use datafusion::common::{DFSchema, Result};
+use datafusion::common::{DFSchema, Result, plan_err};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF};
@@ -50,10 +50,20 @@ impl ExprPlanner for JsonPlanner {
         if !expr.left.get_type(schema)?.is_string() {
             return Ok(PlannerResult::Original(expr));
         }
-        let RawBinaryExpr { left, right, .. } = expr;
+        let RawBinaryExpr { left, right, op } = expr;
+        let is_path = matches!(
+            op,
+            BinaryOperator::HashArrow | BinaryOperator::HashLongArrow
+        );
+        if is_path && is_constant(&right) && right.get_type(schema)?.is_string() {
+            // As text it would be one key, and the answer NULL.
+            return plan_err!(
+                "the path of #> and #>> is an array here: write ['a', 'b'] for '{{a,b}}'"
+            );
+        }
         let args = match left {
             // A longer path, and not the text of a text.
-            Expr::ScalarFunction(inner) if is_get_json(&inner) => {
+            Expr::ScalarFunction(inner) if is_get_json(&inner) && is_constant(&right) => {
                 inner.args.into_iter().chain([right]).collect()
             }
             left => vec![left, right],

@@ -83,12 +83,14 @@ impl KeySet {
         algorithm: Algorithm,
         now: Timestamp,
     ) -> Result<DecodingKey, Refusal> {
+        let before = self.tried_at();
         if self.is_due(now, self.refresh) {
-            self.reading(now, self.keys(now).is_some()).await;
+            self.reading(now, before, self.keys(now).is_some()).await;
         }
+        let before = self.tried_at();
         let found = self.pick(id, algorithm, now);
         if matches!(found, Err(Refusal::UnknownKey)) && self.is_due(now, UNKNOWN_KEY_INTERVAL) {
-            self.reading(now, false).await;
+            self.reading(now, before, false).await;
             return self.pick(id, algorithm, now);
         }
         found
@@ -134,15 +136,21 @@ impl KeySet {
 
     /// Has the source read. Whoever gives up their call does not give up the reading: it would leave no trace, and the
     /// next one would begin anew.
-    async fn reading(self: &Arc<Self>, now: Timestamp, others_go_on: bool) {
+    async fn reading(
+        self: &Arc<Self>,
+        now: Timestamp,
+        before: Option<Timestamp>,
+        others_go_on: bool,
+    ) {
         let own = Arc::clone(self);
-        let read = tokio::spawn(async move { own.read(now, others_go_on).await });
+        let read = tokio::spawn(async move { own.read(now, before, others_go_on).await });
         // If it panicked, there is no key.
         let _ = read.await;
     }
 
-    /// Reads the source. With something to go on with, one caller reads and the others do not wait for it.
-    async fn read(&self, now: Timestamp, others_go_on: bool) {
+    /// Reads the source, unless somebody else has since `before`. With something to go on with, one caller reads and the
+    /// others do not wait for it.
+    async fn read(&self, now: Timestamp, before: Option<Timestamp>, others_go_on: bool) {
         let Some(source) = &self.source else {
             return;
         };
@@ -152,13 +160,11 @@ impl KeySet {
                 Err(_) => return,
             }
         } else {
-            let before = self.tried_at();
-            let turn = self.turn.lock().await;
-            if self.tried_at() != before {
-                return; // somebody else has read it meanwhile
-            }
-            turn
+            self.turn.lock().await
         };
+        if self.tried_at() != before {
+            return;
+        }
         let outcome = source.read().await.and_then(|bytes| parse(&bytes));
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.tried_at = Some(now);

@@ -121,12 +121,15 @@ async fn once(
         Some(file) => Sinks::file(file.clone(), arguments.format).and_table(),
         None => Sinks::screen(arguments.format.unwrap_or(Format::Table))?,
     };
+    if arguments.receipt.is_some() {
+        sinks = sinks.wanted_whole();
+    }
     let trailers = sinks::ask(session, statement, &mut sinks).await?;
     if let Some(path) = &arguments.receipt {
         let written = std::fs::write(path, trailers.receipt()?);
         written.map_err(|source| super::Error::Write(path.clone(), source))?;
     }
-    Ok(())
+    Ok(sinks.ended()?)
 }
 
 /// A token request for somebody who asks questions in a role.

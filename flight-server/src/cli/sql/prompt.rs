@@ -54,7 +54,11 @@ pub(super) async fn script(
             split.rest.trim(),
         )
     });
-    for (line, statement) in split.statements.into_iter().chain(last) {
+    let statements: Vec<_> = split.statements.into_iter().chain(last).collect();
+    if statements.len() > 1 && !format.is_text() {
+        return Err(Error::OneAnswer);
+    }
+    for (line, statement) in statements {
         let mut sinks = Sinks::screen(format)?;
         let asked = ask(session, statement, &mut sinks).await;
         asked.map_err(|source| match source {

@@ -42,6 +42,11 @@ pub enum Error {
     /// The answer came without a receipt.
     #[error("the answer came without its receipt; ask the server for it: GET /v1/receipts/{0}")]
     NoReceipt(String),
+    /// Two binary answers behind each other are none.
+    #[error(
+        "this format is binary, and holds one answer: send one statement, or use a text format"
+    )]
+    OneAnswer,
     /// Binary data is not for screens.
     #[error("this format is binary: send it to a file (--save FILE), or into a pipe")]
     Binary,
