@@ -3,7 +3,7 @@
 //! It reads what is there now and asks no state that an earlier read has left.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
@@ -255,6 +255,7 @@ impl Auditor {
             log: Log::new(Arc::new(held), Path::default()),
             shared: Arc::clone(&self.shared),
             latest: tokio::sync::Mutex::new(Arc::clone(state)),
+            large: Mutex::default(),
         })
     }
 

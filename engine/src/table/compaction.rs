@@ -14,7 +14,7 @@
 //! grace, for those who read an older state; then [`Table::vacuum`] removes it.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -23,6 +23,7 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
 use futures::TryStreamExt;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
+use uuid::Uuid;
 
 use super::commit::{AppendOutcome, Entry};
 use super::index::{DataFile, TableState};
@@ -39,7 +40,7 @@ const BYTES_FULL: u64 = 128 * 1024 * 1024;
 /// Rows of a file that is made.
 const ROWS_MAX: u64 = 2 * ROWS_FULL;
 /// What the rows of a file that is made take in memory. Those that do not fit wait for the next one.
-const MEMORY_MAX: usize = 512 * 1024 * 1024;
+const MEMORY_MAX: usize = 256 * 1024 * 1024;
 
 /// Rows that are decoded at once: whoever else wants the thread does not wait for more.
 const ROWS_AT_ONCE: usize = 1_024;
@@ -91,7 +92,7 @@ impl TableState {
             files: self.file_count(),
             bytes: self.files().map(|file| file.size).sum(),
             waiting: self.taken_out().len(),
-            due: due(self).len(),
+            due: due(self, &HashSet::new()).len(),
         }
     }
 }
@@ -103,10 +104,19 @@ impl Table {
     /// When a file does not open, or the store fails. The table is as it was, or rewritten: read the state.
     pub async fn compact(&self) -> Result<Option<Compacted>, Error> {
         let state = self.state().await?;
-        let (files, batches) = self.read_within(&state, due(&state)).await?;
-        if files.len() < 2 {
-            return Ok(None);
-        }
+        let (files, batches) = loop {
+            let due = due(&state, &self.large());
+            if due.is_empty() {
+                return Ok(None);
+            }
+            let (files, batches) = self.read_within(&state, &due).await?;
+            if files.len() >= 2 {
+                break (files, batches);
+            }
+            // Nor will they fit the next time: others have their turn.
+            let ids = due.iter().take(2).filter_map(|file| id_of(&file.path));
+            self.large().extend(ids);
+        };
         let staged = self.stage(Arc::clone(&state.schema), batches).await?;
         let entry = Entry::rewrite(
             &state,
@@ -129,15 +139,20 @@ impl Table {
         }
     }
 
+    /// Files that did not fit into memory together with another.
+    fn large(&self) -> MutexGuard<'_, HashSet<Uuid>> {
+        self.large.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// As many of the files as fit into memory together, and their rows.
     async fn read_within(
         &self,
         state: &TableState,
-        due: Vec<Arc<DataFile>>,
+        due: &[Arc<DataFile>],
     ) -> Result<(Vec<Arc<DataFile>>, Vec<RecordBatch>), Error> {
         let (mut files, mut batches, mut bytes) = (Vec::new(), Vec::new(), 0);
         for file in due {
-            let rows = self.rows_of(state, &file).await?;
+            let rows = self.rows_of(state, file).await?;
             bytes += rows
                 .iter()
                 .map(RecordBatch::get_array_memory_size)
@@ -145,7 +160,7 @@ impl Table {
             if bytes > MEMORY_MAX {
                 break;
             }
-            files.push(file);
+            files.push(Arc::clone(file));
             batches.extend(rows);
         }
         Ok((files, batches))
@@ -198,8 +213,8 @@ impl Table {
     /// # Errors
     /// When the store fails; what was removed by then is gone, and nothing else.
     pub async fn vacuum(&self, grace: Duration, dry_run: bool) -> Result<Vacuumed, Error> {
-        let now = self.shared.clock.now();
-        let before = now.as_micros() / 1_000 - i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
+        let now_ms = self.shared.clock.now().as_micros() / 1_000;
+        let before = now_ms.saturating_sub(i64::try_from(grace.as_millis()).unwrap_or(i64::MAX));
         let listed: Vec<_> = self
             .log
             .store()
@@ -207,6 +222,14 @@ impl Table {
             .try_collect()
             .await
             .map_err(log::unavailable)?;
+        // The store's own time: a clock that is ahead must not make a file old that a writer is about to name.
+        let times = listed
+            .iter()
+            .map(|object| object.last_modified.timestamp_millis());
+        let store_before = times
+            .max()
+            .unwrap_or_default()
+            .saturating_sub(now_ms - before);
         // Newer than the list: what was committed meanwhile is named.
         let state = self.state().await?;
         let named: HashSet<&str> = state.files().map(|file| file.path.as_str()).collect();
@@ -214,11 +237,11 @@ impl Table {
         for object in listed {
             let path = object.location.as_ref();
             let Some(id) = id_of(path) else { continue };
-            let since = match state.taken_out().get(&id) {
-                Some(taken_out) => *taken_out,
-                None => object.last_modified.timestamp_millis(),
+            let is_young = match state.taken_out().get(&id) {
+                Some(taken_out) => *taken_out >= before,
+                None => object.last_modified.timestamp_millis() >= store_before,
             };
-            if named.contains(path) || since >= before {
+            if named.contains(path) || is_young {
                 continue;
             }
             found.files += 1;
@@ -244,10 +267,11 @@ impl Table {
 }
 
 /// The files that are joined next: the oldest of the fullest class.
-fn due(state: &TableState) -> Vec<Arc<DataFile>> {
+fn due(state: &TableState, large: &HashSet<Uuid>) -> Vec<Arc<DataFile>> {
     let mut classes: BTreeMap<(&Partition, u32), Vec<&Arc<DataFile>>> = BTreeMap::new();
     for file in state.files() {
-        if file.count() < ROWS_FULL && file.size < BYTES_FULL {
+        let is_large = || id_of(&file.path).is_some_and(|id| large.contains(&id));
+        if file.count() < ROWS_FULL && file.size < BYTES_FULL && !is_large() {
             let class = file.count().max(1).ilog(CLASS);
             classes
                 .entry((&file.partition, class))
@@ -421,6 +445,20 @@ mod tests {
         let state = table.state().await.unwrap();
         assert_eq!(world.data_files("acme").len(), state.file_count());
         assert_eq!(leaves(&table, &state).await, (0..17).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_ahead_makes_no_file_old_that_nobody_names_yet() {
+        let world = World::new();
+        let table = world.records("acme").await;
+        grow(&table, 2).await;
+        let state = table.state().await.unwrap();
+        let batch = rows(&[row(7, "audit.default")]);
+        let staged = table.stage(Arc::clone(&state.schema), vec![batch]).await;
+        assert_eq!(staged.unwrap().len(), 1);
+        world.clock.advance(100 * DAY);
+        assert_eq!(table.vacuum(DAY, false).await.unwrap().files, 0);
+        assert_eq!(world.data_files("acme").len(), 3);
     }
 
     #[tokio::test]

@@ -35,7 +35,7 @@ mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -50,6 +50,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use serde_json::Value;
 use tokio::sync::OnceCell;
+use uuid::Uuid;
 
 pub use catalog::store::StoreFault;
 pub use commit::AppendOutcome;
@@ -250,6 +251,8 @@ pub struct Table {
     log: Log,
     shared: Arc<Shared>,
     latest: tokio::sync::Mutex<Arc<TableState>>,
+    /// Files that a compaction found too large to join.
+    large: Mutex<HashSet<Uuid>>,
 }
 
 impl fmt::Debug for Table {
@@ -302,6 +305,7 @@ impl Table {
             log,
             shared,
             latest: tokio::sync::Mutex::new(Arc::new(state)),
+            large: Mutex::default(),
         })
     }
 
