@@ -530,6 +530,7 @@ def test_tiles_of_every_level_make_the_root(tmp_path, size):
 
 def test_every_file_of_a_log_is_accounted_for(tmp_path):
     write_log(tmp_path, 700, olds=(5, 300))
+    (tmp_path / "tile" / "0" / "003#17000000000002").write_bytes(b"left by a writer that was stopped")
     verify.verify_log(tmp_path, KEYS)
     full, partial, old, above = "tile/0/000", "tile/0/002.p/188", "tile/0/000.p/5", "tile/1/000.p/2"
     for name in (full, partial, old, above):
@@ -753,6 +754,7 @@ def test_the_delta_log_is_compared_with_the_checkpoint(tmp_path):
     begun = {"commitInfo": {f"th.segment:s:{at:020}": HOURS[at] for at in (1, 0)}}
     entries = [b'{"protocol":{}}\n', entry_of(2, add(), begun), b'{"txn":{"appId":"a","version":1}}\n']
     write_table(tmp_path, *entries)
+    (tmp_path / f"{3:020}.json#17000000000002").write_bytes(b"left by a writer that was stopped")
     path = add()["add"]["path"]
     texts = (path, "ab", "s", "2026-11-22", "standard")
     digest = bytes(32)

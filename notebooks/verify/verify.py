@@ -85,6 +85,11 @@ def read(path: Path | str, limit: int) -> bytes:
     return data
 
 
+def is_staged(name: str) -> bool:
+    """Whether a writer that was stopped left this file: it writes beside the name, with `#` and digits, and then links."""
+    return re.search(r"#[0-9]+$", name) is not None
+
+
 def to_base64(data: bytes, url: bool = True) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=") if url else base64.b64encode(data).decode()
 
@@ -536,7 +541,7 @@ def verify_roots(seals: list[Seal], levels: list[list[bytes]]) -> None:
 def verify_log(folder: Path, keys: Keys) -> tuple[Checkpoint, list[list[bytes]], list[Seal]]:
     """table/published, seal/tile: the checkpoint, beside it tiles, seals and nothing else; gives the subtrees too."""
     listed = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    names = {path.relative_to(folder).as_posix() for path in listed}
+    names = {path.relative_to(folder).as_posix() for path in listed if not is_staged(path.name)}
     note = read(folder / "checkpoint", NOTE_BYTES_MAX)
     checkpoint = open_checkpoint(note, keys, folder / "checkpoint")
     widths = expected_tiles(checkpoint.size, names)

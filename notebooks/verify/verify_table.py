@@ -14,8 +14,9 @@ from urllib.parse import quote, unquote
 
 from verify import (
     COLUMNS, HASH_BYTES, JSON, JSON_BYTES_MAX, KINDS, NOT_IN_LEAF, NOTHING, PROMOTED, REST, RULED, SEGMENT, TEXT,
-    Checkpoint, Keys, NotVerified, Seal, commitment, encode_value, frontier, leaf_hash, lp, parse_json, place_order,
-    read, require, require_tenant, sha256, subtrees, taken, to_base64, tree_root, unbase64, verify_log, verify_roots,
+    Checkpoint, Keys, NotVerified, Seal, commitment, encode_value, frontier, is_staged, leaf_hash, lp, parse_json,
+    place_order, read, require, require_tenant, sha256, subtrees, taken, to_base64, tree_root, unbase64, verify_log,
+    verify_roots,
 )  # fmt: skip
 
 KEY_BYTES_MAX, DATA_BYTES_MAX, ROWS_AT_ONCE = 4096, 4 << 30, 4096
@@ -122,7 +123,7 @@ def file_set_root(files: dict[str, File]) -> bytes:
 def read_table_log(folder: Path, stream: str, checkpoint: Checkpoint) -> tuple[dict, dict, dict, dict]:
     """table/log: the files, and the sizes, notes and segments of the logs, after comparing with the checkpoint."""
     files, sizes, notes, segments, digest = {}, {}, defaultdict(list), defaultdict(list), bytes(HASH_BYTES)
-    names = sorted(path.name for path in folder.iterdir())
+    names = sorted(path.name for path in folder.iterdir() if not is_staged(path.name))
     for version, name in enumerate(names):
         require(name == f"{version:020}.json", f"_delta_log: entry {version} is missing, or {name} is none")
         entry = read(folder / name, JSON_BYTES_MAX)
