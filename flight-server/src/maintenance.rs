@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::table::{Error, Table};
+use engine::table::{Compaction, Error, Table};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::config::Maintenance;
@@ -16,39 +16,50 @@ const EVERY: Duration = Duration::from_secs(30);
 /// Rewrites of one table before the next one's turn.
 const REWRITES: usize = 4;
 const VACUUM_EVERY: Duration = Duration::from_secs(3_600);
+/// After so long for the first time, so that a process which is often started anew gets to it.
+const VACUUM_FIRST: Duration = Duration::from_secs(300);
 
 /// Keeps the tables of this process in order for as long as it is polled.
 pub(crate) async fn run(service: Arc<Service>) {
     let settings = service.config.maintenance;
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut vacuumed = Instant::now();
+    let mut vacuum_at = Instant::now() + VACUUM_FIRST;
     loop {
         ticks.tick().await;
-        let vacuums = vacuumed.elapsed() >= VACUUM_EVERY;
+        let vacuums = Instant::now() >= vacuum_at;
         if vacuums {
-            vacuumed = Instant::now();
+            vacuum_at = Instant::now() + VACUUM_EVERY;
         }
         for table in service.tables.opened() {
-            if let Err(error) = keep(&table, settings, vacuums).await {
+            let kind = table.kind().name();
+            let later = |error: Error| {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "a table is put in order later");
+                tracing::warn!(error, kind, "a table is put in order later");
+            };
+            // What cannot be joined does not keep what is of no use any more.
+            join(&table).await.unwrap_or_else(later);
+            if vacuums {
+                vacuum(&table, settings).await.unwrap_or_else(later);
             }
         }
     }
 }
 
-async fn keep(table: &Table, settings: Maintenance, vacuums: bool) -> Result<(), Error> {
+async fn join(table: &Table) -> Result<(), Error> {
     for _ in 0..REWRITES {
-        let Some(done) = table.compact().await? else {
+        // Where another process was faster, it is at work: the next tick sees what it has left.
+        let Compaction::Done(done) = table.compact().await? else {
             break;
         };
         tracing::debug!(files = done.files, rows = done.rows, "files were joined");
         metrics::counter!("trailhouse_files_joined_total").increment(done.files as u64);
     }
-    if vacuums {
-        let gone = table.vacuum(settings.grace, false).await?;
-        metrics::counter!("trailhouse_files_removed_total").increment(gone.files);
-    }
+    Ok(())
+}
+
+async fn vacuum(table: &Table, settings: Maintenance) -> Result<(), Error> {
+    let gone = table.vacuum(settings.grace, false).await?;
+    metrics::counter!("trailhouse_files_removed_total").increment(gone.files);
     Ok(())
 }

@@ -98,8 +98,10 @@ def test_joining_files_changes_nothing_that_anybody_can_see(own, tmp_path):
     assert files(own) == (120, 12)
     dry = own.run("table", "maintain", "--tenant", "acme", "--dry-run")
     assert "12 file(s) would be joined first" in dry and files(own) == (120, 12)
-    done = own.run("table", "maintain", "--tenant", "acme")
+    done = own.run("table", "maintain", "--tenant", "acme", "--ticket", "OPS-7")
     assert "12 file(s) of 120 row(s) joined" in done, done
+    noted = own.query("SELECT basis FROM audit.evidence WHERE operation = 'Table.Maintained'", tenant="_system", role="SecurityAdmin")["basis"].to_pylist()
+    assert "Ticket.OPS-7" in noted[0] and "records: 12 file(s) of 120 row(s) joined" in str(noted[0]), noted
     # The server notices what another process did.
     assert own.query(EVERYTHING).equals(before)
     assert files(own) == (120, 1)

@@ -19,10 +19,10 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use sha2::{Digest as _, Sha256};
 
 use super::file_writer::hex;
-use super::index::{DataFile, TableState};
+use super::index::{self, DataFile, TableState};
 use super::layout::TableName;
 use super::log::{self, Log};
-use super::{Error, ScanRequest, Shared, Table, TableKind, Tables};
+use super::{Error, ScanRequest, Shared, StoreFault, Table, TableKind, Tables};
 
 /// Entries that are read at once.
 const READ_AHEAD: usize = 32;
@@ -148,7 +148,15 @@ impl Auditor {
         })?;
         let found = match self.log.store().get(&path).await {
             Ok(found) => found,
-            Err(object_store::Error::NotFound { .. }) => return fault("the file is missing"),
+            Err(error @ object_store::Error::NotFound { .. }) => {
+                if self.is_named_still(state, file).await? {
+                    return fault("the file is missing");
+                }
+                return Err(Error::Unavailable {
+                    what: "a file was joined with others and removed before it was read: verify again",
+                    source: StoreFault::from_store(&error),
+                });
+            }
             Err(error) => return Err(log::unavailable(error)),
         };
         if found.meta.size != file.size {
@@ -186,6 +194,16 @@ impl Auditor {
             Ok(Some(folded)) => Ok(Ok(folded)),
             Ok(None) => fault("a row of it is no record"),
             Err(_) => fault("the file does not open, or is not what was written"),
+        }
+    }
+
+    /// Whether no entry after this state takes a file out.
+    async fn is_named_still(&self, state: &TableState, file: &DataFile) -> Result<bool, Error> {
+        match index::refresh(&self.log, Arc::new(state.clone())).await {
+            Ok(now) => Ok(now.files().any(|named| named.path == file.path)),
+            Err(error @ Error::Unavailable { .. }) => Err(error),
+            // What such entries say counts for nothing.
+            Err(_) => Ok(true),
         }
     }
 
@@ -255,7 +273,7 @@ impl Auditor {
             log: Log::new(Arc::new(held), Path::default()),
             shared: Arc::clone(&self.shared),
             latest: tokio::sync::Mutex::new(Arc::clone(state)),
-            large: Mutex::default(),
+            set_aside: Mutex::default(),
         })
     }
 

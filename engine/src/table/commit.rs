@@ -3,7 +3,7 @@
 //! ```text
 //! write entry v+1 ──created──▶ Committed
 //!        │ taken: ours (an earlier try got through) ──▶ Committed
-//!        │ taken: theirs, moved one of our txns or changed the schema ──▶ Conflict
+//!        │ taken: theirs, moved one of our txns, changed the schema, or removes what nobody names ──▶ Conflict
 //!        │ taken: theirs, anything else ──▶ try v+2
 //!        └ unknown, or taken and not there ──▶ try the same number again: it is then created, or taken by ours or theirs
 //! ```
@@ -34,10 +34,11 @@ use crate::record::schema::PARTITIONS;
 pub(crate) const COMMIT_ID: &str = "th.commitId";
 /// The application id whose version every entry moves that takes files out: of two that do so at once, one conflicts.
 pub(crate) const REWRITE: &str = "th.rewrite";
-/// The commit info key of the time, in milliseconds since 1970, before which what was taken out is gone from the store.
+/// The commit info key of the time, in milliseconds since 1970, before which what was taken out leaves the store. So does
+/// what no entry before this one names: an append that has stored its files meanwhile has to store them anew.
 pub(crate) const VACUUMED: &str = "th.vacuumed";
 /// How many other commits one append steps over before its caller has to look again.
-const STEPS_MAX: usize = 1_000;
+const STEPS_MAX: u64 = 1_000;
 /// How often an entry is written again after the store gave no answer.
 const UNKNOWN_MAX: u32 = 4;
 const UNKNOWN_WAIT: Duration = Duration::from_millis(25);
@@ -71,6 +72,8 @@ pub(crate) struct Entry {
     id: String,
     bytes: Bytes,
     app_ids: Vec<String>,
+    /// Whether it names files that were stored before it.
+    names_files: bool,
 }
 
 impl Entry {
@@ -119,6 +122,7 @@ impl Entry {
             id: id.to_string(),
             bytes: log::encode(&actions)?,
             app_ids,
+            names_files: !files.is_empty(),
         })
     }
 
@@ -152,10 +156,11 @@ impl Entry {
             id,
             bytes: log::encode(&actions)?,
             app_ids: vec![REWRITE.to_owned()],
+            names_files: true,
         })
     }
 
-    /// The entry that says that what was taken out before a time is gone.
+    /// The entry that comes before files are removed: those taken out before a time, and those that nobody names.
     pub(crate) fn vacuumed(
         state: &TableState,
         before: i64,
@@ -166,9 +171,10 @@ impl Entry {
         let now = clock.now().as_micros() / 1_000;
         let said = HashMap::from([(VACUUMED.to_owned(), json!(before))]);
         Ok(Self {
-            bytes: log::encode(&[info("VACUUM END", &id, now, state, said)])?,
+            bytes: log::encode(&[info("VACUUM START", &id, now, state, said)])?,
             id,
             app_ids: Vec::new(),
+            names_files: false,
         })
     }
 
@@ -205,6 +211,7 @@ impl Entry {
             id,
             bytes: log::encode(&actions)?,
             app_ids: Vec::new(),
+            names_files: false,
         })
     }
 
@@ -225,7 +232,8 @@ impl Entry {
     pub(crate) async fn write_after(&self, log: &Log, seen: u64) -> Result<AppendOutcome, Error> {
         let mut version = seen + 1;
         let mut unknown = 0;
-        for _ in 0..STEPS_MAX {
+        // A number that got no answer is tried again until it has one: only then is it certain that nothing was written.
+        while version <= seen + STEPS_MAX {
             match log.create(version, &self.bytes).await {
                 Written::Created => return Ok(AppendOutcome::Committed { version }),
                 Written::Unknown(fault) => retry(&mut unknown, fault).await?,
@@ -261,6 +269,7 @@ impl Entry {
         there.iter().any(|action| match action {
             Action::Txn(txn) => self.app_ids.contains(&txn.app_id),
             Action::Metadata(_) | Action::Protocol(_) => true,
+            Action::CommitInfo(info) => self.names_files && info.info.contains_key(VACUUMED),
             _ => false,
         })
     }

@@ -1,7 +1,7 @@
 //! Many small files made one, and files that no state names any more removed.
 //!
 //! ```text
-//! files of a partition ──eight of a size class──▶ read, checked, sorted, sealed anew ──one entry──▶ Remove each, Add one
+//! files of a partition ──eight of a size class──▶ merged by their order, sealed anew ──one entry──▶ Remove each, Add one
 //! ```
 //!
 //! Every flush makes a file, so a table that is written all day would have tens of thousands. Files of about the same number
@@ -12,38 +12,62 @@
 //! Two that rewrite at once would double the rows of the files that both took: every rewriting entry moves the
 //! transaction `th.rewrite`, on which the slower one loses. What a rewrite has taken out stays in the store for a time of
 //! grace, for those who read an older state; then [`Table::vacuum`] removes it.
+//!
+//! Files of which nobody knows are removed as well, and some of them a writer is about to name. So an entry says that
+//! first: an append that finds it has to store its files anew, however long ago it stored them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::execute_stream;
+use datafusion::physical_expr::LexOrdering;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _, execute_stream};
 use datafusion::prelude::SessionConfig;
 use futures::TryStreamExt;
-use object_store::{ObjectStore as _, ObjectStoreExt as _};
+use object_store::{ObjectMeta, ObjectStore as _, ObjectStoreExt as _};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::commit::{AppendOutcome, Entry};
+use super::commit::{self, AppendOutcome, Entry};
+use super::file_writer::{FileWriter, SealedFile};
 use super::index::{DataFile, TableState};
 use super::layout::{Partition, id_of};
+use super::rows::file_schema;
 use super::{Error, ScanRequest, Table, log, scan};
 
 /// Files of a class that are joined, and at the most.
-const FILES: std::ops::RangeInclusive<usize> = 8..=64;
+const FILES: std::ops::RangeInclusive<usize> = 8..=16;
 /// The base of the size classes, in rows.
 const CLASS: u64 = 8;
 /// A file of so many rows, or bytes, is left as it is.
 const ROWS_FULL: u64 = 262_144;
-const BYTES_FULL: u64 = 128 * 1024 * 1024;
+const BYTES_FULL: u64 = 64 * 1024 * 1024;
 /// Rows of a file that is made.
 const ROWS_MAX: u64 = 2 * ROWS_FULL;
-/// What the rows of a file that is made take in memory. Those that do not fit wait for the next one.
-const MEMORY_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of the files that are joined, which are in memory while they are, and so is the one that is made.
+const BYTES_MAX: u64 = 2 * BYTES_FULL;
+/// Rows of each file that are decoded at once: a row can have a MiB.
+const ROWS_AT_ONCE: usize = 64;
+/// Merged batches that wait to be written.
+const BATCHES_AHEAD: usize = 4;
 
-/// Rows that are decoded at once: whoever else wants the thread does not wait for more.
-const ROWS_AT_ONCE: usize = 1_024;
+/// The folder of the table's log, in which nothing is garbage.
+const LOG: &str = "_delta_log";
+
+/// What came of an attempt to join files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Compaction {
+    /// There are not enough files of a size.
+    Nothing,
+    /// Files were joined.
+    Done(Compacted),
+    /// Another writer was faster. Look again.
+    Lost,
+}
 
 /// What one rewrite did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,113 +122,134 @@ impl TableState {
 }
 
 impl Table {
-    /// Joins files, if there are enough of a size; once. `None` when there are not, or when another writer was faster.
+    /// Joins files, if there are enough of a size; once.
     ///
     /// # Errors
-    /// When a file does not open, or the store fails. The table is as it was, or rewritten: read the state.
-    pub async fn compact(&self) -> Result<Option<Compacted>, Error> {
+    /// When a file does not open, or the store fails. The table is as it was, or rewritten: read the state. Files among
+    /// which is one that is damaged are left alone from then on.
+    pub async fn compact(&self) -> Result<Compaction, Error> {
         let state = self.state().await?;
-        let (files, batches) = loop {
-            let due = due(&state, &self.large());
-            if due.is_empty() {
-                return Ok(None);
-            }
-            let (files, batches) = self.read_within(&state, &due).await?;
-            if files.len() >= 2 {
-                break (files, batches);
-            }
-            // Nor will they fit the next time: others have their turn.
-            let ids = due.iter().take(2).filter_map(|file| id_of(&file.path));
-            self.large().extend(ids);
+        let files = due(&state, &self.set_aside());
+        let Some(first) = files.first() else {
+            return Ok(Compaction::Nothing);
         };
-        let staged = self.stage(Arc::clone(&state.schema), batches).await?;
-        let entry = Entry::rewrite(
-            &state,
-            &files,
-            &staged,
-            &*self.shared.clock,
-            &*self.shared.random,
-        )?;
+        let merged = self.merge(&state, &files, first.partition.clone()).await;
+        if matches!(
+            merged,
+            Err(Error::Tampered { .. } | Error::Malformed { .. })
+        ) {
+            let ids = files.iter().filter_map(|file| id_of(&file.path));
+            self.set_aside().extend(ids);
+        }
+        let made = [merged?];
+        self.put(&made[0]).await?;
+        let (clock, random) = (&*self.shared.clock, &*self.shared.random);
+        let entry = Entry::rewrite(&state, &files, &made, clock, random)?;
         match entry.write_after(&self.log, state.version).await {
-            Ok(AppendOutcome::Committed { version }) => Ok(Some(Compacted {
+            Ok(AppendOutcome::Committed { version }) => Ok(Compaction::Done(Compacted {
                 files: files.len(),
-                rows: files.iter().map(|file| file.count()).sum(),
+                rows: made[0].count,
                 version,
             })),
             Ok(AppendOutcome::Conflict) | Err(Error::Conflict) => {
-                self.discard(&staged).await;
-                Ok(None)
+                self.discard(&made).await;
+                Ok(Compaction::Lost)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Files that did not fit into memory together with another.
-    fn large(&self) -> MutexGuard<'_, HashSet<Uuid>> {
-        self.large.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Files that could not be joined.
+    fn set_aside(&self) -> MutexGuard<'_, HashSet<Uuid>> {
+        self.set_aside
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As many of the files as fit into memory together, and their rows.
-    async fn read_within(
+    /// One file with the rows of all of these, which are of one partition.
+    async fn merge(
         &self,
         state: &TableState,
-        due: &[Arc<DataFile>],
-    ) -> Result<(Vec<Arc<DataFile>>, Vec<RecordBatch>), Error> {
-        let (mut files, mut batches, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for file in due {
-            let rows = self.rows_of(state, file).await?;
-            bytes += rows
-                .iter()
-                .map(RecordBatch::get_array_memory_size)
-                .sum::<usize>();
-            if bytes > MEMORY_MAX {
-                break;
+        files: &[Arc<DataFile>],
+        partition: Partition,
+    ) -> Result<SealedFile, Error> {
+        let (tenant, silo) = (&self.name.tenant, &self.name.silo);
+        let purpose = self.name.kind.purpose();
+        let epoch = self.shared.keys.current(tenant, silo, purpose).await?;
+        let plan = self.merged(state, files).await?;
+        let (rows, mut written) = mpsc::channel(BATCHES_AHEAD);
+        let (name, shared, schema) = (self.name.clone(), Arc::clone(&self.shared), plan.schema());
+        let writing = tokio::task::spawn_blocking(move || {
+            let random = &*shared.random;
+            let path = partition.file(commit::new_id(&*shared.clock, random));
+            let mut file = FileWriter::begin(&name, path, partition, &schema, &epoch, random)?;
+            while let Some(batch) = written.blocking_recv() {
+                file.write(&batch)?;
             }
-            files.push(Arc::clone(file));
-            batches.extend(rows);
-        }
-        Ok((files, batches))
-    }
-
-    /// All rows of one file, with every column.
-    async fn rows_of(
-        &self,
-        state: &TableState,
-        file: &Arc<DataFile>,
-    ) -> Result<Vec<RecordBatch>, Error> {
-        let only = state.with_only(file);
-        let epochs = self.open_epochs(&only).await?;
-        let request = ScanRequest {
-            projection: (0..state.schema.fields().len()).collect(),
-            predicate: None,
-            target_partitions: 1,
-        };
-        let plan = scan::plan(
-            &self.name,
-            self.log.store(),
-            &self.shared.footers,
-            epochs,
-            &only,
-            request,
-        )?;
-        let unreadable = |_| Error::Tampered {
-            what: "a file that is to be joined with others cannot be read",
+            file.finish(&epoch, random)
+        });
+        let unreadable = |error| {
+            let what = "a file that is to be joined with others cannot be read";
+            scan::fault(&error, what)
         };
         let config = SessionConfig::new().with_batch_size(ROWS_AT_ONCE);
         let context = TaskContext::default().with_session_config(config);
-        let batches = execute_stream(plan, Arc::new(context));
-        let batches: Vec<RecordBatch> = batches
-            .map_err(unreadable)?
-            .try_collect()
-            .await
-            .map_err(unreadable)?;
-        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        if rows as u64 != file.count() {
+        let mut batches = execute_stream(plan, Arc::new(context)).map_err(unreadable)?;
+        while let Some(batch) = batches.try_next().await.map_err(unreadable)? {
+            // Whoever writes says below why it has ended.
+            if rows.send(batch).await.is_err() {
+                break;
+            }
+        }
+        drop(rows);
+        let made = writing.await.map_err(|_| Error::Malformed {
+            what: "encoding did not finish",
+        })??;
+        if made.count != files.iter().map(|file| file.count()).sum::<u64>() {
             return Err(Error::Tampered {
-                what: "a file does not have the rows that the log says",
+                what: "files do not have the rows that the log says",
             });
         }
-        Ok(batches)
+        Ok(made)
+    }
+
+    /// A plan for all rows of these files, with the columns that files have and in the order that they have, if they have one.
+    async fn merged(
+        &self,
+        state: &TableState,
+        files: &[Arc<DataFile>],
+    ) -> Result<Arc<dyn ExecutionPlan>, Error> {
+        let stored = file_schema(&state.schema);
+        let projection = stored.fields().iter();
+        let projection = projection.map(|field| state.schema.index_of(field.name()));
+        let projection: Vec<_> =
+            projection
+                .collect::<Result<_, _>>()
+                .map_err(|_| Error::Malformed {
+                    what: "a column of files is none of the table",
+                })?;
+        let mut plans = Vec::with_capacity(files.len());
+        for file in files {
+            let only = Arc::new(state.with_only(file));
+            let request = ScanRequest {
+                projection: projection.clone(),
+                predicate: None,
+                target_partitions: 1,
+            };
+            plans.push(self.scan(only, request).await?);
+        }
+        let order: Option<LexOrdering> = plans[0].output_ordering().cloned();
+        let are_ordered = plans
+            .iter()
+            .all(|plan| plan.output_ordering() == order.as_ref());
+        let all = UnionExec::try_new(plans).map_err(|_| Error::Malformed {
+            what: "files do not join",
+        })?;
+        // Rows without an order, as those without a time, come file by file.
+        Ok(match order.filter(|_| are_ordered) {
+            Some(order) => Arc::new(SortPreservingMergeExec::new(order, all)),
+            None => all,
+        })
     }
 
     /// Removes files that no state names: those that a rewrite took out before `grace`, and what writers left that did not
@@ -214,64 +259,89 @@ impl Table {
     /// When the store fails; what was removed by then is gone, and nothing else.
     pub async fn vacuum(&self, grace: Duration, dry_run: bool) -> Result<Vacuumed, Error> {
         let now_ms = self.shared.clock.now().as_micros() / 1_000;
-        let before = now_ms.saturating_sub(i64::try_from(grace.as_millis()).unwrap_or(i64::MAX));
-        let listed: Vec<_> = self
-            .log
-            .store()
-            .list(None)
-            .try_collect()
-            .await
-            .map_err(log::unavailable)?;
+        let grace_ms = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
+        let before = now_ms.saturating_sub(grace_ms);
+        let listed = self.stored().await?;
         // The store's own time: a clock that is ahead must not make a file old that a writer is about to name.
         let times = listed
             .iter()
             .map(|object| object.last_modified.timestamp_millis());
-        let store_before = times
-            .max()
-            .unwrap_or_default()
-            .saturating_sub(now_ms - before);
+        let store_before = times.max().unwrap_or_default().saturating_sub(grace_ms);
         // Newer than the list: what was committed meanwhile is named.
         let state = self.state().await?;
-        let named: HashSet<&str> = state.files().map(|file| file.path.as_str()).collect();
-        let mut found = Vacuumed::default();
-        for object in listed {
-            let path = object.location.as_ref();
-            let Some(id) = id_of(path) else { continue };
-            let is_young = match state.taken_out().get(&id) {
-                Some(taken_out) => *taken_out >= before,
-                None => object.last_modified.timestamp_millis() >= store_before,
+        let mut gone = listed;
+        gone.retain(|object| {
+            id_of(object.location.as_ref()).is_some_and(|id| match state.taken_out().get(&id) {
+                Some(taken_out) => *taken_out < before,
+                None => object.last_modified.timestamp_millis() < store_before,
+            })
+        });
+        unnamed(&mut gone, &state);
+        if !dry_run && !gone.is_empty() {
+            let (clock, random) = (&*self.shared.clock, &*self.shared.random);
+            let entry = Entry::vacuumed(&state, before, clock, random)?;
+            let AppendOutcome::Committed { version } =
+                entry.write_after(&self.log, state.version).await?
+            else {
+                return Err(Error::Conflict);
             };
-            if named.contains(path) || is_young {
-                continue;
+            let state = self.state().await?;
+            if state.version < version {
+                return Err(Error::Tampered {
+                    what: "a log entry vanished",
+                });
             }
-            found.files += 1;
-            found.bytes += object.size;
-            if !dry_run {
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "engine::table removes what it has taken out of its table"
-                )]
-                let deleted = self.log.store().delete(&object.location).await;
-                match deleted {
-                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                    Err(error) => return Err(log::unavailable(error)),
-                }
+            unnamed(&mut gone, &state);
+            self.delete(&gone).await?;
+        }
+        Ok(Vacuumed {
+            files: gone.len() as u64,
+            bytes: gone.iter().map(|object| object.size).sum(),
+        })
+    }
+
+    /// What lies in the partitions of the table.
+    async fn stored(&self) -> Result<Vec<ObjectMeta>, Error> {
+        let store = self.log.store();
+        let listed = store.list_with_delimiter(None).await;
+        let mut objects = Vec::new();
+        for folder in listed.map_err(log::unavailable)?.common_prefixes {
+            if folder.as_ref() != LOG {
+                let found = store.list(Some(&folder)).try_collect::<Vec<_>>().await;
+                objects.extend(found.map_err(log::unavailable)?);
             }
         }
-        if !dry_run && state.taken_out().values().any(|at| *at < before) {
-            let entry = Entry::vacuumed(&state, before, &*self.shared.clock, &*self.shared.random)?;
-            let _ = entry.write_after(&self.log, state.version).await?;
+        Ok(objects)
+    }
+
+    async fn delete(&self, objects: &[ObjectMeta]) -> Result<(), Error> {
+        for object in objects {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "engine::table removes what it has taken out of its table"
+            )]
+            let deleted = self.log.store().delete(&object.location).await;
+            match deleted {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(log::unavailable(error)),
+            }
         }
-        Ok(found)
+        Ok(())
     }
 }
 
+/// Leaves out what a state names.
+fn unnamed(objects: &mut Vec<ObjectMeta>, state: &TableState) {
+    let named: HashSet<&str> = state.files().map(|file| file.path.as_str()).collect();
+    objects.retain(|object| !named.contains(object.location.as_ref()));
+}
+
 /// The files that are joined next: the oldest of the fullest class.
-fn due(state: &TableState, large: &HashSet<Uuid>) -> Vec<Arc<DataFile>> {
+fn due(state: &TableState, set_aside: &HashSet<Uuid>) -> Vec<Arc<DataFile>> {
     let mut classes: BTreeMap<(&Partition, u32), Vec<&Arc<DataFile>>> = BTreeMap::new();
     for file in state.files() {
-        let is_large = || id_of(&file.path).is_some_and(|id| large.contains(&id));
-        if file.count() < ROWS_FULL && file.size < BYTES_FULL && !is_large() {
+        let is_aside = || id_of(&file.path).is_some_and(|id| set_aside.contains(&id));
+        if file.count() < ROWS_FULL && file.size < BYTES_FULL && !is_aside() {
             let class = file.count().max(1).ilog(CLASS);
             classes
                 .entry((&file.partition, class))
@@ -285,7 +355,7 @@ fn due(state: &TableState, large: &HashSet<Uuid>) -> Vec<Arc<DataFile>> {
     let fits = |file: &&Arc<DataFile>| {
         rows += file.count();
         bytes += file.size;
-        rows <= ROWS_MAX && bytes <= 2 * BYTES_FULL
+        rows <= ROWS_MAX && bytes <= BYTES_MAX
     };
     let files = fullest.into_iter().flatten().take(*FILES.end());
     files.take_while(fits).cloned().collect()
@@ -294,6 +364,7 @@ fn due(state: &TableState, large: &HashSet<Uuid>) -> Vec<Arc<DataFile>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::commit::Notes;
     use crate::table::testing::{World, request, row, rows, run};
     use arrow::array::AsArray;
     use arrow::datatypes::Int64Type;
@@ -314,6 +385,14 @@ mod tests {
                     break;
                 }
             }
+        }
+    }
+
+    async fn joined(table: &Table) -> Option<Compacted> {
+        match table.compact().await.unwrap() {
+            Compaction::Done(done) => Some(done),
+            Compaction::Nothing => None,
+            Compaction::Lost => panic!("nobody else rewrites"),
         }
     }
 
@@ -338,10 +417,10 @@ mod tests {
         let world = World::new();
         let table = world.records("acme").await;
         grow(&table, 7).await;
-        assert_eq!(table.compact().await.unwrap(), None, "too few");
+        assert_eq!(joined(&table).await, None, "too few");
         grow(&table, 3).await;
         let before = table.state().await.unwrap();
-        let done = table.compact().await.unwrap().unwrap();
+        let done = joined(&table).await.unwrap();
         assert_eq!((done.files, done.rows), (10, 10));
         for table in [table, world.records("acme").await] {
             let state = table.state().await.unwrap();
@@ -365,7 +444,7 @@ mod tests {
         let mut rewritten = 0;
         for _ in 0..16 {
             grow(&table, 8).await;
-            while let Some(done) = table.compact().await.unwrap() {
+            while let Some(done) = joined(&table).await {
                 rewritten += done.rows;
             }
         }
@@ -389,8 +468,10 @@ mod tests {
         }
         let rewriting = join_all(others.iter().map(|table| table.compact()));
         let (done, ()) = tokio::join!(rewriting, grow(&writer, 5));
-        let done: Vec<_> = done.into_iter().filter_map(Result::unwrap).collect();
-        assert!(!done.is_empty());
+        let done: Vec<_> = done.into_iter().map(Result::unwrap).collect();
+        let is_done = |done: &&Compaction| matches!(done, Compaction::Done(_));
+        assert!(done.iter().any(|done| is_done(&done)), "{done:?}");
+        assert!(!done.contains(&Compaction::Nothing), "{done:?}");
         let state = world.records("acme").await.state().await.unwrap();
         assert_eq!(leaves(&writer, &state).await, (0..25).collect::<Vec<_>>());
     }
@@ -407,7 +488,7 @@ mod tests {
                 .await
                 .unwrap();
         }
-        while table.compact().await.unwrap().is_some() {}
+        while joined(&table).await.is_some() {}
         let state = table.state().await.unwrap();
         assert_eq!((state.file_count(), state.row_count()), (2, 20));
     }
@@ -418,14 +499,14 @@ mod tests {
         let table = world.records("acme").await;
         grow(&table, 8).await;
         let before = table.state().await.unwrap();
-        table.compact().await.unwrap().unwrap();
+        joined(&table).await.unwrap();
         // What the store says of the time of files is that of the machine; the clock goes on from there.
         let machine = std::time::UNIX_EPOCH.elapsed().unwrap();
         world.clock.set(catalog::clock::Timestamp::from_micros(
             i64::try_from(machine.as_micros()).unwrap(),
         ));
         grow(&table, 8).await;
-        table.compact().await.unwrap().unwrap();
+        joined(&table).await.unwrap();
         assert_eq!(world.data_files("acme").len(), 18);
         world.clock.advance(DAY / 2);
         grow(&table, 1).await;
@@ -462,6 +543,110 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_writer_that_slept_over_a_vacuum_stores_its_file_anew() {
+        let world = World::new();
+        let table = world.records("acme").await;
+        let state = table.state().await.unwrap();
+        let batch = rows(&[row(0, "audit.default")]);
+        let staged = table.stage(Arc::clone(&state.schema), vec![batch]).await;
+        let staged = staged.unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+        let other = world.records("acme").await;
+        grow(&other, 1).await;
+        let gone = table.vacuum(Duration::ZERO, false).await.unwrap();
+        assert_eq!(gone.files, 1);
+        let (clock, random) = (&*world.clock, &*world.random);
+        let entry = Entry::append(&state, &staged, Notes::default(), clock, random).unwrap();
+        let outcome = entry.write_after(&table.log, state.version).await;
+        assert_eq!(outcome.unwrap(), AppendOutcome::Conflict);
+        // One that names no file goes on.
+        let notes = Notes {
+            txns: vec![("else".to_owned(), 1)],
+            ..Notes::default()
+        };
+        let entry = Entry::append(&state, &[], notes, clock, random).unwrap();
+        let outcome = entry.write_after(&table.log, state.version).await;
+        assert_eq!(outcome.unwrap(), AppendOutcome::Committed { version: 3 });
+    }
+
+    #[tokio::test]
+    async fn an_audit_tells_a_file_that_was_joined_from_one_that_is_missing() {
+        let world = World::new();
+        let table = world.records("acme").await;
+        grow(&table, 9).await;
+        let seen = table.state().await.unwrap();
+        let name = world.name("acme", table.kind());
+        let auditor = world
+            .tables()
+            .auditor(&name.tenant, &name.silo, name.kind)
+            .unwrap();
+        let read = async |file: &Arc<DataFile>| {
+            let count = |count: &mut usize, batch: &arrow::array::RecordBatch| {
+                *count += batch.num_rows();
+                Some(())
+            };
+            auditor.rows(&seen, file, count).await
+        };
+        let files: Vec<_> = seen.files().cloned().collect();
+        assert_eq!(read(&files[0]).await.unwrap(), Ok(1));
+        joined(&table).await.unwrap();
+        world.clock.advance(DAY);
+        grow(&table, 1).await;
+        assert_eq!(table.vacuum(DAY / 2, false).await.unwrap().files, 9);
+        let gone = read(&files[0]).await;
+        assert!(matches!(gone, Err(Error::Unavailable { .. })), "{gone:?}");
+        let state = table.state().await.unwrap();
+        for path in world.data_files("acme") {
+            std::fs::remove_file(path).unwrap();
+        }
+        let file = state.files().next().unwrap();
+        let missing = auditor.rows(&state, file, |(): &mut (), _| Some(())).await;
+        assert_eq!(missing.unwrap().unwrap_err().reason, "the file is missing");
+    }
+
+    #[tokio::test]
+    async fn rows_that_were_joined_are_not_new() {
+        let world = World::new();
+        let table = world.records("acme").await;
+        grow(&table, 8).await;
+        let seen = table.state().await.unwrap().version;
+        joined(&table).await.unwrap();
+        let state = table.state().await.unwrap();
+        assert_eq!(state.with_rows_after(Some(seen)).file_count(), 0);
+        assert_eq!(state.with_rows_after(Some(seen - 1)).row_count(), 8);
+        grow(&table, 1).await;
+        let state = table.state().await.unwrap();
+        assert_eq!(state.with_rows_after(Some(seen)).row_count(), 1);
+        assert_eq!(state.with_rows_after(None).row_count(), 9);
+    }
+
+    #[tokio::test]
+    async fn files_that_are_joined_keep_their_order() {
+        let world = World::new();
+        let table = world.records("acme").await;
+        // Their times cross: 0, 8, 16, …, and 1, 9, 17, ….
+        for file in 0..8 {
+            let state = table.state().await.unwrap();
+            let times: Vec<_> = (0..200).map(|at| row(at * 8 + file, "a")).collect();
+            let appended = table.append(&state, vec![rows(&times)], vec![], vec![]);
+            let _ = appended.await.unwrap();
+        }
+        joined(&table).await.unwrap();
+        let state = table.state().await.unwrap();
+        let plan = table.scan(
+            Arc::clone(&state),
+            request(&state, &["created_at", "leaf_index"]),
+        );
+        let plan = plan.await.unwrap();
+        assert!(plan.output_ordering().is_some());
+        let mut found: Vec<i64> = Vec::new();
+        for batch in run(plan).await.unwrap() {
+            found.extend(batch.column(1).as_primitive::<Int64Type>().values().iter());
+        }
+        assert_eq!(found, (0..1_600).rev().collect::<Vec<i64>>());
+    }
+
+    #[tokio::test]
     async fn an_entry_that_takes_rows_out_is_not_believed() {
         let world = World::new();
         let table = world.records("acme").await;
@@ -488,7 +673,12 @@ mod tests {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        assert!(table.compact().await.is_err());
+        assert!(matches!(table.compact().await, Err(Error::Tampered { .. })));
         assert_eq!(table.state().await.unwrap().file_count(), 8);
+        // The others do not wait for it.
+        assert_eq!(joined(&table).await, None);
+        grow(&table, 8).await;
+        assert_eq!(joined(&table).await.unwrap().files, 8);
+        assert_eq!(table.state().await.unwrap().file_count(), 9);
     }
 }

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, SchemaRef};
 use bytes::Bytes;
 use catalog::clock::Random;
 use catalog::keys::{EpochKey, SecretKey};
@@ -61,28 +61,74 @@ pub(crate) fn seal(
     epoch: &EpochKey,
     random: &dyn Random,
 ) -> Result<SealedFile, Error> {
-    let dek = SecretKey::random(random);
-    let key_material = KeyMaterial::wrap(epoch, &dek, random)?.to_json()?;
-    let properties = encryption(&dek, &key_material, table.file_aad(&path))
-        .and_then(|encryption| properties(rows, encryption))
-        .map_err(unwritable)?;
-    let bytes = encode(rows, properties).map_err(unwritable)?;
-    let sha256 = hex(&Sha256::digest(&bytes));
-    let stats = FileStats::of(rows);
-    let sealed = stats.seal(
-        epoch,
-        &table.stats_aad(&path, bytes.len() as u64, &sha256),
-        random,
-    )?;
-    Ok(SealedFile {
-        path,
-        partition,
-        bytes,
-        sha256,
-        key_material,
-        count: stats.count,
-        stats: sealed,
-    })
+    let mut file = FileWriter::begin(table, path, partition, &rows.schema(), epoch, random)?;
+    file.write(rows)?;
+    file.finish(epoch, random)
+}
+
+/// A file that is being written. Rows come in the order that files have. CPU work: call it off the async threads.
+pub(crate) struct FileWriter {
+    table: TableName,
+    path: String,
+    partition: Partition,
+    key_material: String,
+    rows: ArrowWriter<Vec<u8>>,
+    stats: Option<FileStats>,
+}
+
+impl FileWriter {
+    /// A file without rows, under a key of its own.
+    pub(crate) fn begin(
+        table: &TableName,
+        path: String,
+        partition: Partition,
+        schema: &SchemaRef,
+        epoch: &EpochKey,
+        random: &dyn Random,
+    ) -> Result<Self, Error> {
+        let dek = SecretKey::random(random);
+        let key_material = KeyMaterial::wrap(epoch, &dek, random)?.to_json()?;
+        let rows = encryption(&dek, &key_material, table.file_aad(&path))
+            .and_then(|encryption| properties(schema, encryption))
+            .and_then(|properties| encoder(schema, properties));
+        Ok(Self {
+            table: table.clone(),
+            path,
+            partition,
+            key_material,
+            rows: rows.map_err(unwritable)?,
+            stats: None,
+        })
+    }
+
+    /// Adds rows. What is kept of them is compressed.
+    pub(crate) fn write(&mut self, rows: &RecordBatch) -> Result<(), Error> {
+        let stats = FileStats::of(rows);
+        self.stats = Some(self.stats.map_or(stats, |before| before.and(&stats)));
+        self.rows.write(rows).map_err(unwritable)
+    }
+
+    /// The finished file. It has rows.
+    pub(crate) fn finish(self, epoch: &EpochKey, random: &dyn Random) -> Result<SealedFile, Error> {
+        let bytes: Bytes = self.rows.into_inner().map_err(unwritable)?.into();
+        let stats = self.stats.ok_or(Error::Malformed {
+            what: "a file without rows",
+        })?;
+        let sha256 = hex(&Sha256::digest(&bytes));
+        let aad = self
+            .table
+            .stats_aad(&self.path, bytes.len() as u64, &sha256);
+        let sealed = stats.seal(epoch, &aad, random)?;
+        Ok(SealedFile {
+            path: self.path,
+            partition: self.partition,
+            bytes,
+            sha256,
+            key_material: self.key_material,
+            count: stats.count,
+            stats: sealed,
+        })
+    }
 }
 
 fn encryption(
@@ -99,10 +145,9 @@ fn encryption(
 }
 
 fn properties(
-    rows: &RecordBatch,
+    schema: &SchemaRef,
     encryption: Arc<FileEncryptionProperties>,
 ) -> Result<WriterProperties, ParquetError> {
-    let schema = rows.schema();
     let sorting = SORT
         .iter()
         .filter_map(|name| schema.index_of(name).ok())
@@ -177,13 +222,14 @@ fn column(
     }
 }
 
-fn encode(rows: &RecordBatch, properties: WriterProperties) -> Result<Bytes, ParquetError> {
+fn encoder(
+    schema: &SchemaRef,
+    properties: WriterProperties,
+) -> Result<ArrowWriter<Vec<u8>>, ParquetError> {
     let options = ArrowWriterOptions::new()
         .with_properties(properties)
         .with_skip_arrow_metadata(true);
-    let mut writer = ArrowWriter::try_new_with_options(Vec::new(), rows.schema(), options)?;
-    writer.write(rows)?;
-    Ok(writer.into_inner()?.into())
+    ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(schema), options)
 }
 
 /// The parquet error may quote a value, so only its kind goes on.

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::Error;
 use super::commit::{COMMIT_ID, VACUUMED};
+use super::files::{Files, rows_of};
 use super::key_material::KeyMaterial;
 use super::layout::{Partition, TableName, id_of, prefixed};
 use super::log::{Log, Read};
@@ -53,8 +54,8 @@ pub(crate) struct DataFile {
     pub(crate) size: u64,
     pub(crate) sha256: String,
     pub(crate) key: KeyMaterial,
-    /// The version of the entry that added it.
-    added: u64,
+    /// The version since which all its rows are in the table: not that of a rewrite, which adds none.
+    rows_since: u64,
     /// The row count in the clear. The sealed one must be the same.
     count: u64,
     sealed_stats: String,
@@ -84,7 +85,7 @@ impl DataFile {
                 size: u64::try_from(add.size).ok()?,
                 sha256: tag(TAG_SHA256)?.to_owned(),
                 key: KeyMaterial::from_json(tag(TAG_KEY)?).ok()?,
-                added: version,
+                rows_since: version,
                 count: plain.num_records,
                 sealed_stats: tag(TAG_STATS)?.to_owned(),
                 stats: OnceLock::new(),
@@ -126,55 +127,6 @@ impl DataFile {
         }
         Ok(*self.stats.get_or_init(|| stats))
     }
-}
-
-/// The active files in the order of the entries that added them, as a list of lists that states share. Lists at the end
-/// are joined when the last one has grown to the size of the one before it, so adding files costs a logarithm of the
-/// table and no more.
-#[derive(Debug, Clone, Default)]
-struct Files {
-    lists: Vec<Arc<Vec<Arc<DataFile>>>>,
-    /// The rows of all of them, so that nobody has to count.
-    rows: u64,
-}
-
-impl Files {
-    fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<DataFile>> {
-        self.lists.iter().flat_map(|list| list.iter())
-    }
-
-    fn add(&mut self, files: Vec<Arc<DataFile>>) {
-        self.rows = self.rows.saturating_add(rows_of(&files));
-        let mut last = files;
-        while let Some(list) = self.lists.pop_if(|list| list.len() <= last.len()) {
-            let mut joined = Arc::unwrap_or_clone(list);
-            joined.append(&mut last);
-            last = joined;
-        }
-        if !last.is_empty() {
-            self.lists.push(Arc::new(last));
-        }
-    }
-
-    fn remove(&mut self, paths: &HashSet<&str>) {
-        if paths.is_empty() {
-            return;
-        }
-        for list in &mut self.lists {
-            if list.iter().any(|file| paths.contains(file.path.as_str())) {
-                Arc::make_mut(list).retain(|file| !paths.contains(file.path.as_str()));
-            }
-        }
-        self.lists.retain(|list| !list.is_empty());
-        let rows = self.lists.iter().map(|list| rows_of(list));
-        self.rows = rows.fold(0, u64::saturating_add);
-    }
-}
-
-/// What entries say may be anything.
-fn rows_of(files: &[Arc<DataFile>]) -> u64 {
-    let rows = files.iter().map(|file| file.count);
-    rows.fold(0, u64::saturating_add)
 }
 
 /// A table at one version.
@@ -245,23 +197,15 @@ impl TableState {
 
     /// How many files hold them.
     pub fn file_count(&self) -> usize {
-        self.files.lists.iter().map(|list| list.len()).sum()
+        self.files.len()
     }
 
-    /// The same state with those of its files only that were added after `version`, for readers that have seen the
-    /// others. `None`: all of them.
-    pub(crate) fn added_after(&self, version: Option<u64>) -> Self {
-        let is_new = |file: &&Arc<DataFile>| version.is_none_or(|version| file.added > version);
-        // The newest stand last: the others are not even looked at.
-        let mut new: Vec<_> = self
-            .files
-            .iter()
-            .rev()
-            .take_while(is_new)
-            .cloned()
-            .collect();
-        new.reverse();
-        self.with_files(new)
+    /// The same state with those of its files only that have rows which came after `version`, for readers that have seen
+    /// the others. `None`: all of them.
+    pub(crate) fn with_rows_after(&self, version: Option<u64>) -> Self {
+        let is_new =
+            |file: &&Arc<DataFile>| version.is_none_or(|version| file.rows_since > version);
+        self.with_files(self.files.iter().filter(is_new).cloned().collect())
     }
 
     /// The same state with no file but this.
@@ -340,19 +284,24 @@ impl TableState {
         self.log_digest = entry.digest(&self.log_digest);
         self.file_set = OnceLock::new();
         let mut added = Vec::new();
-        let mut removed = HashSet::new();
+        let mut rewritten = Vec::new();
+        let mut taken_out = HashSet::new();
+        let mut replaced = HashSet::new();
         let leaves_before = self.leaves.unwrap_or(0);
         for action in &entry.actions {
             match action {
                 Action::Add(add) => {
-                    if !add.data_change {
-                        // The same file said anew, as after a change of keys: it takes the old one's place.
-                        removed.insert(add.path.as_str());
+                    let file = DataFile::from_add(add, version)?;
+                    if add.data_change {
+                        added.push(file);
+                    } else {
+                        // A file that is said anew, as after a change of keys, takes its own place.
+                        replaced.insert(add.path.as_str());
+                        rewritten.push(file);
                     }
-                    added.push(Arc::new(DataFile::from_add(add, version)?));
                 }
                 Action::Remove(remove) => {
-                    removed.insert(remove.path.as_str());
+                    taken_out.insert(remove.path.as_str());
                     if let Some(id) = id_of(&remove.path) {
                         let at = remove.deletion_timestamp.unwrap_or_default();
                         Arc::make_mut(&mut self.taken_out).insert(id, at);
@@ -386,12 +335,10 @@ impl TableState {
                 }
             }
         }
-        let rows_added = rows_of(&added);
-        self.files.remove(&removed);
-        self.files.add(added);
+        let rows_added = self.put(added, rewritten, &taken_out, &replaced)?;
         self.version = version;
         // An entry that rewrites files adds rows that have their leaves already, and leaves none out.
-        if !removed.is_empty() {
+        if !taken_out.is_empty() || !replaced.is_empty() {
             return self.check_whole();
         }
         let is_uneven = |leaves: i128| leaves - leaves_before != i128::from(rows_added);
@@ -399,6 +346,35 @@ impl TableState {
             return Err(UNEVEN);
         }
         Ok(())
+    }
+
+    /// Changes the files. Those that were rewritten have as many rows as those whose place they take. Returns how many rows
+    /// are new.
+    fn put(
+        &mut self,
+        added: Vec<DataFile>,
+        mut rewritten: Vec<DataFile>,
+        taken_out: &HashSet<&str>,
+        replaced: &HashSet<&str>,
+    ) -> Result<u64, Error> {
+        let gone = self.files.remove(&(taken_out | replaced));
+        let found = gone.iter().map(|file| file.path.as_str());
+        if found.filter(|path| taken_out.contains(path)).count() < taken_out.len() {
+            return Err(UNEVEN);
+        }
+        if let Some(since) = gone.iter().map(|file| file.rows_since).max() {
+            for file in &mut rewritten {
+                file.rows_since = since;
+            }
+        }
+        let share = |files: Vec<DataFile>| files.into_iter().map(Arc::new).collect::<Vec<_>>();
+        let (added, rewritten) = (share(added), share(rewritten));
+        if rows_of(&rewritten) != rows_of(&gone) {
+            return Err(UNEVEN);
+        }
+        let rows_added = rows_of(&added);
+        self.files.add([added, rewritten].concat());
+        Ok(rows_added)
     }
 
     fn move_txn(&mut self, app_id: &str, version: i64) {
@@ -489,47 +465,19 @@ fn check_protocol(protocol: &Protocol) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn list(files: &Files) -> Vec<&str> {
-        files.iter().map(|file| file.path.as_str()).collect()
-    }
-
-    fn file(path: &str) -> Arc<DataFile> {
-        Arc::new(DataFile {
+impl DataFile {
+    /// A file with one row and this path.
+    pub(super) fn named(path: &str) -> Self {
+        Self {
             path: path.to_owned(),
             partition: Partition(["s".into(), "d".into(), "r".into()]),
             size: 1,
             sha256: String::new(),
             key: crate::table::testing::no_key(),
-            added: 0,
+            rows_since: 0,
             count: 1,
             sealed_stats: String::new(),
             stats: OnceLock::new(),
-        })
-    }
-
-    #[test]
-    fn adding_files_one_by_one_keeps_few_lists_and_every_file() {
-        let mut files = Files::default();
-        let names: Vec<String> = (0..100).map(|n| n.to_string()).collect();
-        for name in &names {
-            files.add(vec![file(name)]);
         }
-        assert!(files.lists.len() <= 7, "{}", files.lists.len());
-        assert_eq!(list(&files), names);
-        assert_eq!(files.rows, 100);
-    }
-
-    #[test]
-    fn removing_leaves_the_states_that_share_the_list_alone() {
-        let mut files = Files::default();
-        files.add(vec![file("a"), file("b"), file("c")]);
-        let before = files.clone();
-        files.remove(&HashSet::from(["b", "absent"]));
-        assert_eq!(list(&files), ["a", "c"]);
-        assert_eq!(list(&before), ["a", "b", "c"]);
-        assert_eq!((files.rows, before.rows), (2, 3));
     }
 }

@@ -15,6 +15,7 @@ mod compaction;
 mod file_reader;
 mod file_set;
 mod file_writer;
+mod files;
 mod index;
 mod key_material;
 mod layout;
@@ -54,7 +55,7 @@ use uuid::Uuid;
 
 pub use catalog::store::StoreFault;
 pub use commit::AppendOutcome;
-pub use compaction::{Compacted, TableStats, Vacuumed};
+pub use compaction::{Compacted, Compaction, TableStats, Vacuumed};
 pub use index::TableState;
 pub use layout::TableKind;
 pub use probe::{ProbeError, probe};
@@ -66,6 +67,7 @@ pub use store::FsyncStore;
 pub(crate) use audit::{Auditor, Fault, entry_name};
 pub(crate) use index::{DataFile, SEGMENT};
 pub(crate) use published::{CHECKPOINT, log_folder, table_of};
+pub(crate) use scan::fault as scan_fault;
 pub(crate) use seals::Seals;
 
 use commit::{Entry, Notes};
@@ -210,6 +212,20 @@ impl Tables {
         Ok(silo.store())
     }
 
+    /// The table of a tenant in a silo, if there is one.
+    pub async fn existing(
+        &self,
+        tenant: &TenantId,
+        silo: &SiloId,
+        kind: TableKind,
+    ) -> Result<Option<Arc<Table>>, Error> {
+        if self.has_entry(tenant, silo, (kind, 0)).await? {
+            self.table(tenant, silo, kind).await.map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
     /// Whether the log of a table has an entry of this number.
     pub(crate) async fn has_entry(
         &self,
@@ -251,8 +267,8 @@ pub struct Table {
     log: Log,
     shared: Arc<Shared>,
     latest: tokio::sync::Mutex<Arc<TableState>>,
-    /// Files that a compaction found too large to join.
-    large: Mutex<HashSet<Uuid>>,
+    /// Files that a compaction could not join.
+    set_aside: Mutex<HashSet<Uuid>>,
 }
 
 impl fmt::Debug for Table {
@@ -305,7 +321,7 @@ impl Table {
             log,
             shared,
             latest: tokio::sync::Mutex::new(Arc::new(state)),
-            large: Mutex::default(),
+            set_aside: Mutex::default(),
         })
     }
 

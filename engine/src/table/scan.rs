@@ -34,6 +34,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
+use parquet::errors::ParquetError;
 
 use super::Error;
 use super::file_reader::{Footers, SealedReaderFactory};
@@ -130,6 +131,34 @@ fn build(
         config,
         Arc::clone(store),
     )))
+}
+
+/// Why a scan failed, if it is ours; else that stored data is not what was written, in these words.
+pub(crate) fn fault(error: &DataFusionError, what: &'static str) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let held = match error.downcast_ref::<DataFusionError>() {
+            Some(DataFusionError::External(held)) => Some(&**held),
+            Some(DataFusionError::ParquetError(error)) => match &**error {
+                ParquetError::External(held) => Some(&**held),
+                _ => None,
+            },
+            _ => None,
+        };
+        cause = match held {
+            Some(held) => Some(held),
+            None => error.source(),
+        };
+        if let Some(Error::Unavailable { what, source }) =
+            cause.and_then(|cause| cause.downcast_ref())
+        {
+            return Error::Unavailable {
+                what,
+                source: *source,
+            };
+        }
+    }
+    Error::Tampered { what }
 }
 
 /// The scan's columns: those of the files, then those of the partition.

@@ -48,6 +48,19 @@ impl FileStats {
         }
     }
 
+    /// Those of these rows and of the ones that follow them, together.
+    pub(crate) fn and(&self, next: &Self) -> Self {
+        let both = |one: Option<(i64, i64)>, next: Option<(i64, i64)>| {
+            let ((first, last), (next_first, next_last)) = (one?, next?);
+            Some((first.min(next_first), last.max(next_last)))
+        };
+        Self {
+            count: self.count + next.count,
+            created_at: both(self.created_at, next.created_at),
+            leaf_index: both(self.leaf_index, next.leaf_index),
+        }
+    }
+
     pub(crate) fn seal(
         &self,
         epoch: &EpochKey,

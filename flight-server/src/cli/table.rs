@@ -1,15 +1,16 @@
 //! `trailhouse table`: what a tenant's tables consist of, and how they are put in order.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use catalog::guard::TenantAdmin;
+use catalog::guard::{Permit, TenantAdmin};
 use catalog::ids::TenantId;
 use catalog::tenant;
-use engine::table::{Table, TableKind};
+use engine::table::{Compaction, Table, TableKind};
 
 use crate::config::Config;
 
-use super::operator::{self, Operator};
+use super::operator::{self, Operator, Why};
 use super::{Error, say};
 
 /// What to do.
@@ -42,6 +43,8 @@ enum Verb {
         /// How long what was joined stays in the store for those who still read it; default: `tables.grace_hours`
         #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..=8_760))]
         grace_hours: Option<u64>,
+        #[command(flatten)]
+        why: Why,
     },
 }
 
@@ -59,10 +62,15 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Erro
             tenant,
             dry_run,
             grace_hours,
+            why,
         } => {
             let hours = grace_hours.map(|hours| Duration::from_secs(hours * 3_600));
             let grace = hours.unwrap_or(operator.service.config.maintenance.grace);
-            maintain(&operator, &tenant, grace, dry_run).await
+            if dry_run {
+                foresee(&operator, &tenant, grace).await
+            } else {
+                maintain(&operator, &tenant, grace, &why).await
+            }
         }
     };
     operator.close().await;
@@ -70,8 +78,8 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Erro
 }
 
 async fn stats(operator: &Operator, tenant: &str) -> Result<(), operator::Error> {
-    for table in KINDS {
-        let table = open(operator, tenant, table).await?;
+    let (_, tables) = open(operator, tenant).await?;
+    for table in tables {
         let found = table.state().await?.stats();
         say(format!(
             "{:<10} {} row(s) in {} file(s), {} bytes, version {}; {} file(s) would be joined next, {} joined one(s) wait",
@@ -87,49 +95,95 @@ async fn stats(operator: &Operator, tenant: &str) -> Result<(), operator::Error>
     Ok(())
 }
 
-async fn maintain(
+/// What there is to do.
+async fn foresee(
     operator: &Operator,
     tenant: &str,
     grace: Duration,
-    dry_run: bool,
 ) -> Result<(), operator::Error> {
-    for table in KINDS {
-        let table = open(operator, tenant, table).await?;
+    let (_, tables) = open(operator, tenant).await?;
+    for table in tables {
         let name = table.kind().name();
-        if dry_run {
-            let due = table.state().await?.stats().due;
-            say(format!("{name:<10} {due} file(s) would be joined first"));
-        } else {
-            while let Some(done) = table.compact().await? {
-                let (files, rows) = (done.files, done.rows);
-                say(format!(
-                    "{name:<10} {files} file(s) of {rows} row(s) joined"
-                ));
-            }
-        }
-        let gone = table.vacuum(grace, dry_run).await?;
+        let due = table.state().await?.stats().due;
+        say(format!("{name:<10} {due} file(s) would be joined first"));
+        let gone = table.vacuum(grace, true).await?;
         let (files, bytes) = (gone.files, gone.bytes);
-        let removed = if dry_run {
-            "would be removed"
-        } else {
-            "removed"
-        };
         say(format!(
-            "{name:<10} {files} file(s), {bytes} bytes {removed}"
+            "{name:<10} {files} file(s), {bytes} bytes would be removed"
         ));
     }
     Ok(())
 }
 
+async fn maintain(
+    operator: &Operator,
+    tenant: &str,
+    grace: Duration,
+    why: &Why,
+) -> Result<(), operator::Error> {
+    let (permit, tables) = open(operator, tenant).await?;
+    let mut done = Vec::new();
+    let mut failed = None;
+    for table in tables {
+        let name = table.kind().name();
+        let (mut files, mut rows) = (0, 0);
+        let joined = join(&table, &mut files, &mut rows).await;
+        done.push(format!("{name}: {files} file(s) of {rows} row(s) joined"));
+        let gone = table.vacuum(grace, false).await;
+        if let Ok(gone) = &gone {
+            let (files, bytes) = (gone.files, gone.bytes);
+            let removed = format!("{files} file(s), {bytes} bytes removed");
+            say(format!("{name:<10} {removed}"));
+            done.push(format!("{name}: {removed}"));
+        }
+        // The other tables have their turn, and what was done is noted.
+        for error in [joined.err(), gone.err()].into_iter().flatten() {
+            say(format!("{name:<10} not done: {error}"));
+            failed = Some(operator::Error::Table(error));
+        }
+    }
+    let basis = (format!("Table.{}", done.join("; ")), why);
+    operator.note(&permit, "Table.Maintained", basis).await?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// Joins files until there are none of a size, and says so each time.
+async fn join(
+    table: &Table,
+    files: &mut usize,
+    rows: &mut u64,
+) -> Result<(), engine::table::Error> {
+    let name = table.kind().name();
+    loop {
+        match table.compact().await? {
+            Compaction::Nothing => return Ok(()),
+            Compaction::Lost => say(format!("{name:<10} another process was faster; once more")),
+            Compaction::Done(done) => {
+                *files += done.files;
+                *rows += done.rows;
+                say(format!(
+                    "{name:<10} {} file(s) of {} row(s) joined",
+                    done.files, done.rows
+                ));
+            }
+        }
+    }
+}
+
+/// The tables that the tenant has, and the permit to put them in order.
 async fn open(
     operator: &Operator,
     tenant: &str,
-    kind: TableKind,
-) -> Result<std::sync::Arc<Table>, operator::Error> {
+) -> Result<(Permit<TenantAdmin>, Vec<Arc<Table>>), operator::Error> {
     let tenant = TenantId::parse(tenant)?;
-    operator.permit::<TenantAdmin>(&tenant).await?;
+    let permit = operator.permit::<TenantAdmin>(&tenant).await?;
     let service = &operator.service;
     let record = service.registry.get(&tenant).await?;
     let record = record.ok_or(tenant::Error::Unknown)?;
-    Ok(service.tables.table(&record.id, &record.silo, kind).await?)
+    let mut tables = Vec::new();
+    for kind in KINDS {
+        let existing = service.tables.existing(&record.id, &record.silo, kind);
+        tables.extend(existing.await?);
+    }
+    Ok((permit, tables))
 }

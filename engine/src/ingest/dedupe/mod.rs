@@ -255,7 +255,7 @@ impl Dedup {
                 })
             })
             .await?;
-        let new = Arc::new(state.added_after(since));
+        let new = Arc::new(state.with_rows_after(since));
         if new.file_count() > 0 {
             let projection = entry::COLUMNS
                 .iter()
@@ -358,8 +358,7 @@ impl Shared {
 }
 
 /// A file that does not decrypt keeps the tenant from writing: to go on could store a record twice.
-fn unreadable(_: DataFusionError) -> Error {
-    Error::Table(table::Error::Tampered {
-        what: "stored records cannot be read back",
-    })
+fn unreadable(error: DataFusionError) -> Error {
+    let what = "stored records cannot be read back";
+    Error::Table(table::scan_fault(&error, what))
 }
