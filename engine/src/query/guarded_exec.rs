@@ -4,8 +4,10 @@
 //! source ──▶ the tenant's rows, asserted ──▶ row policy ──▶ values put back, masks ──▶ requested columns
 //! ```
 //! Invariant: to every rule that rewrites a plan this is a leaf without children, expressions, statistics of columns or
-//! a way to take a filter, a projection or a limit. What runs inside is decided when it is made.
+//! a way to take a filter or a projection. What runs inside is decided when it is made. A limit it takes: of rows that
+//! the caller sees, never of rows that a policy has yet to judge.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -25,6 +27,8 @@ use datafusion::physical_expr::{
 use datafusion::physical_plan::execution_plan::{
     Boundedness, EmissionType, ReplaceChildrenOptions,
 };
+use datafusion::physical_plan::limit::LimitStream;
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet};
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
@@ -187,6 +191,8 @@ pub(crate) struct GuardedScanExec {
     inner: Arc<dyn ExecutionPlan>,
     parts: Arc<Parts>,
     is_filtered: bool,
+    /// How many rows of each partition are wanted, if not all.
+    fetch: Option<usize>,
     properties: Arc<PlanProperties>,
 }
 
@@ -223,8 +229,47 @@ impl GuardedScanExec {
             inner,
             parts: Arc::new(parts),
             is_filtered,
+            fetch: None,
             properties,
         })
+    }
+
+    /// The same scan over this inner plan.
+    fn over(&self, inner: Arc<dyn ExecutionPlan>, fetch: Option<usize>) -> Self {
+        Self {
+            viewer: Arc::clone(&self.viewer),
+            table: self.table,
+            source: Arc::clone(&self.source),
+            inner,
+            parts: Arc::clone(&self.parts),
+            is_filtered: self.is_filtered,
+            fetch,
+            properties: Arc::clone(&self.properties),
+        }
+    }
+
+    /// The context to read in. Who wants a few rows does not wait for many to be decoded; where most rows may be of no
+    /// use, smaller batches than these would cost more than they save.
+    fn reading(&self, context: Arc<TaskContext>) -> Arc<TaskContext> {
+        let Some(fetch) = self.fetch else {
+            return context;
+        };
+        let is_selective = self.is_filtered || self.parts.rows.is_some();
+        let rows_min = if is_selective { 1_024 } else { 128 };
+        let config = context.session_config();
+        let rows = config.batch_size().min(fetch.max(rows_min));
+        let config = config.clone().with_batch_size(rows);
+        Arc::new(TaskContext::new(
+            context.task_id(),
+            context.session_id(),
+            config,
+            // Reading calls no function by its name.
+            HashMap::new(),
+            HashMap::new(),
+            HashMap::new(),
+            HashMap::new(),
+            context.runtime_env(),
+        ))
     }
 
     /// Under which decision it was made.
@@ -268,8 +313,8 @@ impl GuardedScanExec {
 
     /// Rows, if their number is known and nothing of it depends on what the caller does not see.
     fn row_count(&self, args: &StatisticsArgs) -> Precision<usize> {
-        let is_filtered = self.is_filtered || self.parts.rows.is_some();
-        if is_filtered || self.source.layout() != Layout::OneTenant {
+        let is_less = self.is_filtered || self.parts.rows.is_some() || self.fetch.is_some();
+        if is_less || self.source.layout() != Layout::OneTenant {
             return Precision::Absent;
         }
         let counted = StatisticsContext::new().compute(self.inner.as_ref(), args);
@@ -334,15 +379,16 @@ impl ExecutionPlan for GuardedScanExec {
 
     fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
         let inner = Arc::clone(&self.inner).reset_state()?;
-        Ok(Arc::new(Self {
-            viewer: Arc::clone(&self.viewer),
-            table: self.table,
-            source: Arc::clone(&self.source),
-            inner,
-            parts: Arc::clone(&self.parts),
-            is_filtered: self.is_filtered,
-            properties: Arc::clone(&self.properties),
-        }))
+        Ok(Arc::new(self.over(inner, self.fetch)))
+    }
+
+    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
+        let fetch = limit.into_iter().chain(self.fetch).min();
+        Some(Arc::new(self.over(Arc::clone(&self.inner), fetch)))
+    }
+
+    fn fetch(&self) -> Option<usize> {
+        self.fetch
     }
 
     fn apply_expressions(
@@ -375,24 +421,27 @@ impl ExecutionPlan for GuardedScanExec {
         }
         let rows = self
             .inner
-            .execute(partition, context)
+            .execute(partition, self.reading(context))
             .map_err(|error| sanitize::scan(&error))?;
-        Ok(shown(
-            rows,
-            Arc::clone(&self.viewer),
-            Arc::clone(&self.parts),
-            self.source.layout(),
-        ))
+        let (viewer, parts) = (Arc::clone(&self.viewer), Arc::clone(&self.parts));
+        let shown = shown(rows, viewer, parts, self.source.layout());
+        Ok(match self.fetch {
+            Some(_) => {
+                let metrics = BaselineMetrics::new(&ExecutionPlanMetricsSet::new(), partition);
+                Box::pin(LimitStream::new(shown, 0, self.fetch, metrics))
+            }
+            None => shown,
+        })
     }
 }
 
 impl DisplayAs for GuardedScanExec {
     fn fmt_as(&self, _t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}",
-            guard_line(&self.viewer, self.table, &self.parts.masked())
-        )
+        let guard = guard_line(&self.viewer, self.table, &self.parts.masked());
+        match self.fetch {
+            Some(fetch) => write!(f, "{guard} fetch={fetch}"),
+            None => write!(f, "{guard}"),
+        }
     }
 }
 

@@ -807,7 +807,10 @@ async fn a_guarded_scan_offers_no_way_in() {
     let scan = coalesced.children()[0];
     assert!((scan.as_ref() as &dyn Any).is::<GuardedScanExec>());
     assert!(scan.children().is_empty());
-    assert!(scan.with_fetch(Some(1)).is_none());
+    let few = scan.with_fetch(Some(2)).expect("a limit of what is shown");
+    let fewer = few.with_fetch(Some(5)).expect("a limit of what is shown");
+    assert!((fewer.as_ref() as &dyn Any).is::<GuardedScanExec>());
+    assert_eq!((fewer.fetch(), scan.fetch()), (Some(2), None));
     assert!(scan.metrics().is_none());
     let shown = scan.schema();
     let names: Vec<_> = shown.fields().iter().map(|field| field.name()).collect();

@@ -179,10 +179,12 @@ impl Table {
         let plan = self.merged(state, files).await?;
         let (rows, mut written) = mpsc::channel(BATCHES_AHEAD);
         let (name, shared, schema) = (self.name.clone(), Arc::clone(&self.shared), plan.schema());
+        let count = files.iter().map(|file| file.count()).sum::<u64>();
         let writing = tokio::task::spawn_blocking(move || {
             let random = &*shared.random;
             let path = partition.file(commit::new_id(&*shared.clock, random));
-            let mut file = FileWriter::begin(&name, path, partition, &schema, &epoch, random)?;
+            let place = (path, partition);
+            let mut file = FileWriter::begin(&name, place, (&schema, count), &epoch, random)?;
             while let Some(batch) = written.blocking_recv() {
                 file.write(&batch)?;
             }
@@ -205,7 +207,7 @@ impl Table {
         let made = writing.await.map_err(|_| Error::Malformed {
             what: "encoding did not finish",
         })??;
-        if made.count != files.iter().map(|file| file.count()).sum::<u64>() {
+        if made.count != count {
             return Err(Error::Tampered {
                 what: "files do not have the rows that the log says",
             });

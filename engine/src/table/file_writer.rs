@@ -26,6 +26,7 @@ use sha2::{Digest, Sha256};
 use super::Error;
 use super::key_material::KeyMaterial;
 use super::layout::{Partition, TableName};
+use super::lookup::LookupWriter;
 use super::rows::{SORT, SORT_OPTIONS};
 use super::stats::FileStats;
 
@@ -61,7 +62,8 @@ pub(crate) fn seal(
     epoch: &EpochKey,
     random: &dyn Random,
 ) -> Result<SealedFile, Error> {
-    let mut file = FileWriter::begin(table, path, partition, &rows.schema(), epoch, random)?;
+    let (schema, count) = (rows.schema(), rows.num_rows() as u64);
+    let mut file = FileWriter::begin(table, (path, partition), (&schema, count), epoch, random)?;
     file.write(rows)?;
     file.finish(epoch, random)
 }
@@ -73,16 +75,16 @@ pub(crate) struct FileWriter {
     partition: Partition,
     key_material: String,
     rows: ArrowWriter<Vec<u8>>,
+    lookup: Option<LookupWriter>,
     stats: Option<FileStats>,
 }
 
 impl FileWriter {
-    /// A file without rows, under a key of its own.
+    /// A file under a key of its own, into which so many rows are to come.
     pub(crate) fn begin(
         table: &TableName,
-        path: String,
-        partition: Partition,
-        schema: &SchemaRef,
+        (path, partition): (String, Partition),
+        (schema, count): (&SchemaRef, u64),
         epoch: &EpochKey,
         random: &dyn Random,
     ) -> Result<Self, Error> {
@@ -97,6 +99,7 @@ impl FileWriter {
             partition,
             key_material,
             rows: rows.map_err(unwritable)?,
+            lookup: LookupWriter::begin(schema, count, ROW_GROUP_ROWS)?,
             stats: None,
         })
     }
@@ -104,16 +107,41 @@ impl FileWriter {
     /// Adds rows. What is kept of them is compressed.
     pub(crate) fn write(&mut self, rows: &RecordBatch) -> Result<(), Error> {
         let stats = FileStats::of(rows);
-        self.stats = Some(self.stats.map_or(stats, |before| before.and(&stats)));
+        self.stats = Some(match &self.stats {
+            Some(before) => before.and(&stats),
+            None => stats,
+        });
+        if let Some(lookup) = &mut self.lookup {
+            lookup.write(rows)?;
+        }
         self.rows.write(rows).map_err(unwritable)
     }
 
     /// The finished file. It has rows.
-    pub(crate) fn finish(self, epoch: &EpochKey, random: &dyn Random) -> Result<SealedFile, Error> {
-        let bytes: Bytes = self.rows.into_inner().map_err(unwritable)?.into();
-        let stats = self.stats.ok_or(Error::Malformed {
+    pub(crate) fn finish(
+        mut self,
+        epoch: &EpochKey,
+        random: &dyn Random,
+    ) -> Result<SealedFile, Error> {
+        let mut stats = self.stats.ok_or(Error::Malformed {
             what: "a file without rows",
         })?;
+        if let Some(lookup) = self.lookup {
+            self.rows.flush().map_err(unwritable)?;
+            let offset = self.rows.bytes_written() as u64;
+            let aad = self.table.file_aad(&self.path);
+            let (lookup, blocks) = lookup.finish(offset, (epoch, &aad, random))?;
+            if lookup.groups() != self.rows.flushed_row_groups().len() {
+                return Err(Error::Malformed {
+                    what: "filters and row groups of a file do not belong together",
+                });
+            }
+            self.rows
+                .write_all(&blocks)
+                .map_err(|error| unwritable(error.into()))?;
+            stats.lookup = Some(lookup);
+        }
+        let bytes: Bytes = self.rows.into_inner().map_err(unwritable)?.into();
         let sha256 = hex(&Sha256::digest(&bytes));
         let aad = self
             .table

@@ -114,9 +114,9 @@ impl DataFile {
     }
 
     /// The file's statistics, verified.
-    pub(crate) fn stats(&self, table: &TableName, epoch: &EpochKey) -> Result<FileStats, Error> {
+    pub(crate) fn stats(&self, table: &TableName, epoch: &EpochKey) -> Result<&FileStats, Error> {
         if let Some(stats) = self.stats.get() {
-            return Ok(*stats);
+            return Ok(stats);
         }
         let aad = table.stats_aad(&self.path, self.size, &self.sha256);
         let stats = FileStats::open(&self.sealed_stats, epoch, &aad)?;
@@ -125,7 +125,7 @@ impl DataFile {
                 what: "the row count in the log is not the sealed one",
             });
         }
-        Ok(*self.stats.get_or_init(|| stats))
+        Ok(self.stats.get_or_init(|| stats))
     }
 }
 
@@ -466,6 +466,14 @@ fn check_protocol(protocol: &Protocol) -> Result<(), Error> {
 
 #[cfg(test)]
 impl DataFile {
+    /// A file of this size, under no key.
+    pub(super) fn stored(path: &str, size: u64) -> Self {
+        Self {
+            size,
+            ..Self::named(path)
+        }
+    }
+
     /// A file with one row and this path.
     pub(super) fn named(path: &str) -> Self {
         Self {

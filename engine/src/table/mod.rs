@@ -20,10 +20,12 @@ mod index;
 mod key_material;
 mod layout;
 mod log;
+mod lookup;
 mod objects;
 #[cfg(test)]
 mod power;
 mod probe;
+mod prune;
 mod published;
 mod root;
 mod rows;
@@ -75,6 +77,7 @@ use file_reader::Footers;
 use file_writer::SealedFile;
 use layout::TableName;
 use log::Log;
+use lookup::Filters;
 
 /// Epoch keys that a scan opens at once; more than one means more than one KMS call.
 const EPOCHS_AT_ONCE: usize = 8;
@@ -140,6 +143,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     footers: Footers,
+    filters: Filters,
 }
 
 impl Tables {
@@ -160,6 +164,7 @@ impl Tables {
                 clock,
                 random,
                 footers: Footers::new(),
+                filters: Filters::new(),
             }),
             open: Mutex::new(HashMap::new()),
         }
@@ -247,9 +252,10 @@ impl Tables {
         &self.shared.keys
     }
 
-    /// Forgets decrypted footers, and the file keys in them. Call it when a key is destroyed.
+    /// Forgets decrypted footers, the file keys in them, and filters. Call it when a key is destroyed.
     pub fn forget_keys(&self) {
         self.shared.footers.purge();
+        self.shared.filters.purge();
     }
 }
 
@@ -387,11 +393,12 @@ impl Table {
         scan::plan(
             &self.name,
             self.log.store(),
-            &self.shared.footers,
+            &self.shared,
             epochs,
             &state,
             request,
         )
+        .await
     }
 
     /// Encodes, seals and stores the rows. Nobody sees the files before an entry names them.

@@ -1,27 +1,20 @@
 //! A plan over the files of a state that may hold matching rows.
 //!
 //! ```text
-//! files ──sealed stats, partition values──▶ survivors ──no overlap?──▶ ordered groups ──▶ DataSourceExec
+//! files ──prune──▶ survivors ──no overlap?──▶ ordered groups ──▶ DataSourceExec
 //! ```
-//!
-//! Nothing that prunes is taken from plain text: time and leaf ranges come from the sealed statistics, partition values
-//! from the path that the file's AAD binds, and row group and page bounds from the encrypted footer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, BooleanArray, Int64Array, StringArray, TimestampMicrosecondArray, UInt64Array,
-};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use catalog::keys::EpochKey;
 use chrono::DateTime;
-use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::stats::Precision;
-use datafusion::common::{Column, ColumnStatistics, ScalarValue, Statistics};
+use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{
-    FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource,
+    FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource, parquet::ParquetAccessPlan,
 };
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
@@ -29,20 +22,20 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_expr::utils::reassign_expr_columns;
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr, expressions};
-use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 use parquet::errors::ParquetError;
 
-use super::Error;
-use super::file_reader::{Footers, SealedReaderFactory};
-use super::index::{DataFile, TableState};
+use super::file_reader::SealedReaderFactory;
+use super::index::TableState;
 use super::layout::TableName;
+use super::prune::{self, Survivor};
 use super::rows::{SORT, SORT_OPTIONS, file_schema};
 use super::source::SealedSource;
 use super::stats::FileStats;
+use super::{Error, Shared};
 use crate::record::schema::PARTITIONS;
 
 /// Above this many surviving files no order is declared: their statistics would cost more memory than sorting.
@@ -64,10 +57,10 @@ pub struct ScanRequest {
 }
 
 /// Builds the plan; the keys of every epoch of the state are open already.
-pub(crate) fn plan(
+pub(super) async fn plan(
     table: &TableName,
     store: &Arc<dyn ObjectStore>,
-    footers: &Footers,
+    shared: &Shared,
     epochs: HashMap<[u8; 16], Arc<EpochKey>>,
     state: &TableState,
     request: ScanRequest,
@@ -78,19 +71,18 @@ pub(crate) fn plan(
         .map_err(|_| Error::Malformed {
             what: "a projected column is not there",
         })?;
-    let survivors = survivors(table, &epochs, state, request.predicate.as_ref())?;
+    let place = (table, store, &shared.filters);
+    let survivors = prune::survivors(place, &epochs, state, request.predicate.as_ref()).await?;
     if survivors.is_empty() {
         return Ok(Arc::new(EmptyExec::new(Arc::new(projected))));
     }
     let schema = table_schema(&state.schema);
-    let factory =
-        SealedReaderFactory::new(table.clone(), Arc::clone(store), epochs, footers.clone());
+    let footers = shared.footers.clone();
+    let factory = SealedReaderFactory::new(table.clone(), Arc::clone(store), epochs, footers);
     build(&schema, store, factory, &survivors, state, request).map_err(|_| Error::Malformed {
         what: "the scan cannot be planned",
     })
 }
-
-type Survivor<'a> = (&'a Arc<DataFile>, FileStats);
 
 fn build(
     schema: &TableSchema,
@@ -117,7 +109,10 @@ fn build(
         .map(|&column| all.index_of(state.schema.field(column).name()));
     let projection = projection.collect::<Result<Vec<_>, _>>()?;
     let (groups, ordering) = groups(all, survivors, request.target_partitions.max(1))?;
-    let rows = survivors.iter().map(|(_, stats)| stats.count).sum::<u64>();
+    let rows = survivors
+        .iter()
+        .map(|survivor| survivor.stats.count)
+        .sum::<u64>();
     let mut statistics = Statistics::new_unknown(all);
     statistics.num_rows = Precision::Exact(usize::try_from(rows).unwrap_or(usize::MAX));
     let config =
@@ -178,49 +173,6 @@ fn table_schema(schema: &Schema) -> TableSchema {
         .build()
 }
 
-/// The files that may hold a matching row, each with its verified statistics.
-fn survivors<'a>(
-    table: &TableName,
-    epochs: &HashMap<[u8; 16], Arc<EpochKey>>,
-    state: &'a TableState,
-    predicate: Option<&Arc<dyn PhysicalExpr>>,
-) -> Result<Vec<Survivor<'a>>, Error> {
-    let known = state
-        .files()
-        .map(|file| {
-            let epoch = epochs
-                .get(&file.key.epoch.epoch_id)
-                .ok_or(Error::Tampered {
-                    what: "a file's epoch key was not opened",
-                })?;
-            Ok((file, file.stats(table, epoch)?))
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
-    // A predicate that cannot be turned into one over bounds prunes nothing.
-    let kept = predicate
-        .and_then(|predicate| {
-            PruningPredicateBuilder::new()
-                .with_file_schema(Arc::clone(&state.schema))
-                .build(Arc::clone(predicate))
-        })
-        .and_then(|predicate| {
-            predicate
-                .prune(&Bounds {
-                    files: &known,
-                    schema: &state.schema,
-                })
-                .ok()
-        });
-    Ok(match kept {
-        Some(kept) => known
-            .into_iter()
-            .zip(kept)
-            .filter_map(|(file, keep)| keep.then_some(file))
-            .collect(),
-        None => known,
-    })
-}
-
 /// Files in groups that are read one after the other, and the order that every group has.
 fn groups(
     schema: &SchemaRef,
@@ -230,7 +182,7 @@ fn groups(
     let ordered = survivors.len() <= ORDERED_FILES_MAX
         && survivors
             .iter()
-            .all(|(_, stats)| stats.created_at.is_some());
+            .all(|survivor| survivor.stats.created_at.is_some());
     let files = |statistics: bool| {
         survivors
             .iter()
@@ -271,9 +223,14 @@ fn ordering(schema: &SchemaRef) -> Result<Option<LexOrdering>, DataFusionError> 
 
 fn partitioned(
     schema: &SchemaRef,
-    (file, stats): &Survivor<'_>,
+    survivor: &Survivor<'_>,
     with_statistics: bool,
 ) -> Result<PartitionedFile, DataFusionError> {
+    let Survivor {
+        file,
+        stats,
+        groups,
+    } = survivor;
     let meta = ObjectMeta {
         location: Path::parse(&file.path)
             .map_err(|error| DataFusionError::External(Box::new(error)))?,
@@ -291,6 +248,20 @@ fn partitioned(
     let partitioned = PartitionedFile::new_from_meta(meta)
         .with_partition_values(values)
         .with_extension(Arc::clone(file));
+    let partitioned = match groups {
+        Some(groups) => {
+            let mut access = ParquetAccessPlan::new_all(groups.len());
+            for (group, _) in groups
+                .iter()
+                .enumerate()
+                .filter(|(_, may_have)| !**may_have)
+            {
+                access.skip(group);
+            }
+            partitioned.with_extension(access)
+        }
+        None => partitioned,
+    };
     Ok(if with_statistics {
         partitioned.with_statistics(Arc::new(file_statistics(schema, stats)))
     } else {
@@ -350,86 +321,6 @@ fn position(index: i64) -> ScalarValue {
     ScalarValue::Int64(Some(index))
 }
 
-/// The bounds of the files, as columns.
-struct Bounds<'a> {
-    files: &'a [Survivor<'a>],
-    schema: &'a Schema,
-}
-
-impl Bounds<'_> {
-    fn column(&self, column: &Column, end: impl Fn((i64, i64)) -> i64) -> Option<ArrayRef> {
-        if let Some(index) = PARTITIONS.iter().position(|name| *name == column.name) {
-            let values = self
-                .files
-                .iter()
-                .map(|(file, _)| Some(file.partition.0[index].as_str()));
-            return Some(Arc::new(values.collect::<StringArray>()));
-        }
-        let range = range_of(&column.name)?;
-        let values = self.files.iter().map(|(_, stats)| range(stats).map(&end));
-        match self.schema.field_with_name(&column.name).ok()?.data_type() {
-            DataType::Int64 => Some(Arc::new(values.collect::<Int64Array>())),
-            DataType::Timestamp(..) => Some(Arc::new(
-                values
-                    .collect::<TimestampMicrosecondArray>()
-                    .with_timezone("UTC"),
-            )),
-            _ => None,
-        }
-    }
-}
-
-/// Reads the range of one column off a file's statistics.
-type Range = fn(&FileStats) -> Option<(i64, i64)>;
-
-fn range_of(column: &str) -> Option<Range> {
-    match column {
-        "created_at" => Some(|stats| stats.created_at),
-        "leaf_index" => Some(|stats| stats.leaf_index),
-        _ => None,
-    }
-}
-
-impl PruningStatistics for Bounds<'_> {
-    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.column(column, |(first, _)| first)
-    }
-
-    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.column(column, |(_, last)| last)
-    }
-
-    fn num_containers(&self) -> usize {
-        self.files.len()
-    }
-
-    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
-        if PARTITIONS.contains(&column.name.as_str()) {
-            return Some(Arc::new(UInt64Array::from(vec![0; self.files.len()])));
-        }
-        let range = range_of(&column.name)?;
-        let counts = self.files.iter().map(|(_, stats)| range(stats).map(|_| 0));
-        Some(Arc::new(counts.collect::<UInt64Array>()))
-    }
-
-    fn row_counts(&self) -> Option<ArrayRef> {
-        Some(Arc::new(
-            self.files
-                .iter()
-                .map(|(_, stats)| Some(stats.count))
-                .collect::<UInt64Array>(),
-        ))
-    }
-
-    fn contained(
-        &self,
-        _: &Column,
-        _: &std::collections::HashSet<ScalarValue>,
-    ) -> Option<BooleanArray> {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -441,6 +332,53 @@ mod tests {
     use datafusion::physical_expr::expressions::{binary, col, lit};
     use datafusion::physical_plan::ExecutionPlanProperties;
     use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+
+    #[tokio::test]
+    async fn a_file_is_not_opened_for_an_identifier_that_it_does_not_have() {
+        let world = World::new();
+        let table = world.records("acme").await;
+        for file in 0..2 {
+            let state = table.state().await.unwrap();
+            let own: Vec<_> = (0..5_000).map(|at| row(file * 5_000 + at, "a")).collect();
+            let appended = table.append(&state, vec![rows(&own)], vec![], vec![]);
+            let _ = appended.await.unwrap();
+        }
+        let state = table.state().await.unwrap();
+        let all = request(&state, &["record_id", "leaf_index"]);
+        let plan = table.scan(Arc::clone(&state), all.clone()).await.unwrap();
+        let batches = run(plan).await.unwrap();
+        let known = batches[0].column(0).as_string::<i32>().value(17).to_owned();
+        let column = col("record_id", &state.schema).unwrap();
+        for (values, expected) in [
+            (vec![known.as_str()], 1),
+            (vec!["01NOT"], 0),
+            (vec![known.as_str(), "01NOT"], 1),
+        ] {
+            let equals = values.iter().map(|value| {
+                binary(
+                    Arc::clone(&column),
+                    Operator::Eq,
+                    lit(*value),
+                    &state.schema,
+                )
+                .unwrap()
+            });
+            let any = |one, other| binary(one, Operator::Or, other, &state.schema).unwrap();
+            let request = ScanRequest {
+                predicate: equals.reduce(any),
+                ..all.clone()
+            };
+            let plan = table.scan(Arc::clone(&state), request).await.unwrap();
+            // Every scan holds files; one that is sure to give no row has none.
+            assert_eq!(plan.name() == "EmptyExec", expected == 0, "{values:?}");
+            let found = run(plan).await.unwrap();
+            let found = found
+                .iter()
+                .map(arrow::array::RecordBatch::num_rows)
+                .sum::<usize>();
+            assert_eq!(found, expected, "{values:?}");
+        }
+    }
 
     /// Files 0..10, 10..20, … of the streams given.
     async fn table(world: &World, streams: &[&'static str]) -> (Arc<Table>, Arc<TableState>) {

@@ -13,11 +13,12 @@ use catalog::keys::{self, EpochKey};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::lookup::Lookup;
 
 const LABEL: &str = "th.stats";
 
 /// What is known of a file before it is opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FileStats {
     /// How many rows the file has.
@@ -28,6 +29,9 @@ pub(crate) struct FileStats {
     /// First and last `leaf_index`; absent when a row has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) leaf_index: Option<(i64, i64)>,
+    /// Where the file has filters for values, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lookup: Option<Lookup>,
 }
 
 impl FileStats {
@@ -45,6 +49,7 @@ impl FileStats {
             count: rows.num_rows() as u64,
             created_at,
             leaf_index,
+            lookup: None,
         }
     }
 
@@ -58,6 +63,7 @@ impl FileStats {
             count: self.count + next.count,
             created_at: both(self.created_at, next.created_at),
             leaf_index: both(self.leaf_index, next.leaf_index),
+            lookup: None,
         }
     }
 
@@ -102,6 +108,7 @@ mod tests {
         count: 3,
         created_at: Some((-5, 9)),
         leaf_index: None,
+        lookup: None,
     };
 
     #[tokio::test]
