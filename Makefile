@@ -6,7 +6,7 @@ BIN := $(CARGO_TARGET_DIR)/debug/trailhouse
 VENV := $(CARGO_TARGET_DIR)/python
 PYTHON ?= python3
 
-.PHONY: help build demo test nightly fmt lint rust-test python-test bench compare release clean
+.PHONY: help build demo test nightly fmt lint rust-test python-test bench bench-large compare release clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,11 @@ BENCH := $(CARGO_TARGET_DIR)/compare/bin/python benches/compare
 
 bench: release $(CARGO_TARGET_DIR)/compare/ready ## audit queries beside DataFusion, DuckDB, chDB and Polars (RECORDS=1000000)
 	$(BENCH)/suite.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse $(if $(RECORDS),--records $(RECORDS))
+
+STAGES ?= 1000000 10000000 100000000
+
+bench-large: release $(CARGO_TARGET_DIR)/compare/ready ## what queries cost as a table grows; mind the disk (STAGES="1000000 10000000")
+	$(BENCH)/growth.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse --stages $(STAGES)
 
 compare: release $(CARGO_TARGET_DIR)/compare/ready ## ingest beside the deltalake package and PostgreSQL (POSTGRES=folder of initdb), scans beside a bare server
 	$(BENCH)/ingest.py --trailhouse $(CARGO_TARGET_DIR)/release/trailhouse \

@@ -106,12 +106,22 @@ def made(count):
         }
 
 
-def load(server, count):
-    """Sends them, two requests at a time: what one of them holds is made while the other waits."""
+def allow(server):
+    """Lets Investigators see everything, and adds the row policy."""
+    policy = server.folder / "bench.yaml"
+    shown = server.run("policy", "show", "--tenant", "bench")
+    before, after = shown.index("  Investigator:"), shown.index("  Admin: {}")
+    shown = shown[:before] + "  Investigator: {}\n" + shown[after:]
+    policy.write_text(shown.replace("version: 1", "version: 2") + ROW_POLICY)
+    server.run("policy", "apply", policy, "--tenant", "bench")
+
+
+def load(server, records):
+    """Sends records, two requests at a time: what one of them holds is made while the other waits."""
     token = server.run("token", "--tenant", "bench", "--scope", "audit.write")
     url = f"http://127.0.0.1:{server.http}/v1/audit/records:batch"
     headers = {"authorization": f"Bearer {token}", "content-type": "application/x-ndjson"}
-    records, lock = made(count), threading.Lock()
+    lock = threading.Lock()
 
     def send():
         while True:
@@ -390,14 +400,14 @@ def chart(lines):
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 310" {style}>{"".join(parts)}</svg>\n'
 
 
-def about(server, count, files, size):
+def about(server, what):
     versions = [server.run("--version")]
     for package in ("datafusion", "duckdb", "chdb", "polars", "pyarrow"):
         versions.append(f"{package} {__import__('importlib.metadata').metadata.version(package)}")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     return (
-        f"{count:,} records in {files} files, {size / 1e6:.0f} MB as plaintext Parquet; {os.cpu_count()} cores of {model}, "
+        f"{what}; {os.cpu_count()} cores of {model}, "
         f"{datetime.date.today()}, commit {commit}; {', '.join(versions)}. Medians of interleaved rounds."
     )
 
@@ -416,14 +426,9 @@ def main():
     folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ.get("TMPDIR", "/tmp")))
     server, engines = Server(given.trailhouse.resolve(), folder), {}
     try:
-        policy = folder / "bench.yaml"
-        shown = server.run("policy", "show", "--tenant", "bench")
-        before, after = shown.index("  Investigator:"), shown.index("  Admin: {}")
-        shown = shown[:before] + "  Investigator: {}\n" + shown[after:]
-        policy.write_text(shown.replace("version: 1", "version: 2") + ROW_POLICY)
-        server.run("policy", "apply", policy, "--tenant", "bench")
+        allow(server)
         started = time.monotonic()
-        load(server, given.records)
+        load(server, made(given.records))
         print(f"{given.records} records sent in {time.monotonic() - started:.0f} s", flush=True)
         server.process.terminate()
         assert server.process.wait(600) == 0
@@ -436,7 +441,8 @@ def main():
             engines[name] = kind(plain)
         lines, odd = suite(callers, engines, sample, given.rounds)
         given.results.mkdir(exist_ok=True)
-        text = report(lines, odd, about(server, given.records, files, size))
+        what = f"{given.records:,} records in {files} files, {size / 1e6:.0f} MB as plaintext Parquet"
+        text = report(lines, odd, about(server, what))
         name = f"suite-{given.records // 1_000_000}m" if given.records >= 1_000_000 else "suite"
         (given.results / f"{name}.md").write_text(text)
         (given.results / f"{name}.svg").write_text(chart(lines))
