@@ -26,6 +26,8 @@ use super::rows::RecordRows;
 const RECORDS_INLINE_MAX: usize = 1_024;
 /// Keys of a flush that are dealt with together: whoever takes records waits for that long.
 const KEYS_AT_ONCE: usize = 512;
+/// Times that the index of keys catches up with what others commit before a request is told to come again.
+const CATCH_UPS_MAX: usize = 16;
 const NO_SEQUEL: LaneError = LaneError::Fault(
     "the write-ahead log does not go on where the table ends: another node has written",
 );
@@ -134,13 +136,16 @@ impl Records {
             return Ok(known);
         }
         let place = place(berth);
-        let found = match self.index.get_many(&place, &missing).await {
-            Err(Error::Stale) => {
-                let state = berth.table.state().await?;
-                self.index.catch_up(&place, &berth.table, &state).await?;
-                self.index.get_many(&place, &missing).await?
+        let mut attempts = 0;
+        let found = loop {
+            match self.index.get_many(&place, &missing).await {
+                Err(Error::Stale) if attempts < CATCH_UPS_MAX => {
+                    attempts += 1;
+                    let state = berth.table.state().await?;
+                    self.index.catch_up(&place, &berth.table, &state).await?;
+                }
+                answered => break answered?,
             }
-            answered => answered?,
         };
         let slots = known.iter_mut().filter(|known| known.is_none());
         for (slot, found) in slots.zip(found) {

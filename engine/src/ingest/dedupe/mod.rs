@@ -8,8 +8,10 @@
 //!
 //! **Never a wrong answer.** A place (tenant and silo) answers only while it is covered: while its mark was compared with
 //! the table since the file was opened, and every commit after it was applied in order. In any other case, a disk that
-//! failed among them, the caller gets [`Error::Stale`] and lets the index catch up. The table is the truth and is
-//! written first; the index is written without waiting for the disk, and what a crash takes of it is read again.
+//! failed among them, the caller gets [`Error::Stale`] and lets the index catch up. What a place once answered for, or
+//! was told of, it answers for from then on: catching up with an older state, begun before, covers nothing. The table
+//! is the truth and is written first; the index is written without waiting for the disk, and what a crash takes of it is
+//! read again.
 //!
 //! **Bounds.** Memory: the cache ([`CACHE_BYTES`] unless said otherwise) and the rows of one batch while catching up.
 //! Disk: some 350 bytes a record with the slack of the tree, for every record that the tables hold; nothing is dropped for
@@ -20,9 +22,10 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use catalog::guard::{Permit, TenantAdmin};
 use catalog::ids::{SiloId, TenantId};
@@ -34,7 +37,7 @@ use futures::TryStreamExt;
 use crate::sequencer::LaneError;
 use crate::table::{self, ScanRequest, Table, TableKind, TableState, Tables};
 
-use self::store::{Fault, Mark, Store};
+use self::store::{Fault, Mark, Resume, Store};
 
 pub(crate) use self::entry::{KeyDigest, Known};
 
@@ -103,6 +106,8 @@ struct Shared {
     cache_bytes: usize,
     openings: AtomicUsize,
     store: RwLock<Option<Store>>,
+    /// The newest version of each place that was covered, or that a commit was told of: its keys may be nowhere else.
+    due: Mutex<HashMap<Place, u64>>,
 }
 
 impl Dedup {
@@ -129,6 +134,7 @@ impl Dedup {
             cache_bytes,
             openings: AtomicUsize::new(0),
             store: RwLock::new(None),
+            due: Mutex::default(),
         }))
     }
 
@@ -142,10 +148,10 @@ impl Dedup {
         keys: &[KeyDigest],
     ) -> Result<Vec<Option<Known>>, Error> {
         let found = if keys.len() <= KEYS_INLINE_MAX {
-            self.0.with(None, |store| store.get(place, keys))?
+            self.0.with(None, |store| self.0.get(store, place, keys))?
         } else {
             let (place, keys) = (place.clone(), keys.to_vec());
-            self.blocking(move |shared| shared.with(None, |store| store.get(&place, &keys)))
+            self.blocking(move |shared| shared.with(None, |store| shared.get(store, &place, &keys)))
                 .await?
         };
         found.ok_or(Error::Stale)
@@ -159,20 +165,22 @@ impl Dedup {
         version: u64,
         entries: Vec<(KeyDigest, Known)>,
     ) {
-        let place = place.clone();
+        let (own, place) = (place.clone(), place);
         let applied = self
             .blocking(move |shared| {
-                shared.with(None, |store| match store.covered(&place) {
+                shared.with(None, |store| match store.covered(&own) {
                     Some(mark) if mark.version + 1 == version => {
-                        store.put(&place, &entries, Some(&Mark { version, ..mark }))
+                        store.put(&own, &entries, Some(&Mark { version, ..mark }))
                     }
                     _ => {
-                        store.uncover(&place);
+                        store.uncover(&own);
                         Ok(())
                     }
                 })
             })
             .await;
+        // Not before: whoever asks meanwhile still has these keys.
+        self.0.is_due(place, version);
         if let Err(error) = applied {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -181,8 +189,8 @@ impl Dedup {
         }
     }
 
-    /// Covers the place up to `state`, by the files that were added since it was last covered: all of them for a new
-    /// index, those of other writers, or of a commit whose answer was lost, later.
+    /// Covers the place up to `state`, if it was not further already, by the files that were added since it was last
+    /// covered: all of them for a new index, those of other writers, or of a commit whose answer was lost, later.
     ///
     /// # Errors
     /// When the table or the index cannot be read.
@@ -228,6 +236,7 @@ impl Dedup {
 
     /// Drops what the index has of a place.
     async fn forget(&self, place: &Place) -> Result<(), Error> {
+        self.0.due().remove(place);
         let place = place.clone();
         self.blocking(move |shared| shared.with(None, |store| store.forget(&place)))
             .await
@@ -248,13 +257,19 @@ impl Dedup {
             return Ok(());
         }
         let (asked, wanted) = (place.clone(), now.clone());
-        let (generation, since) = self
+        let (generation, resume) = self
             .blocking(move |shared| {
+                let is_known = shared.due().contains_key(&asked);
                 shared.with(None, |store| {
-                    Ok((store.generation, store.resume(&asked, &wanted)?))
+                    let resume = store.resume(&asked, &wanted, is_known)?;
+                    Ok((store.generation, resume))
                 })
             })
             .await?;
+        let since = match resume {
+            Resume::After(since) => since,
+            Resume::Ahead => return Ok(()),
+        };
         let new = Arc::new(state.with_rows_after(since));
         if new.file_count() > 0 {
             let projection = entry::COLUMNS
@@ -274,7 +289,10 @@ impl Dedup {
                 self.put(generation, place, entries, None).await?;
             }
         }
-        self.put(generation, place, Vec::new(), Some(now)).await
+        let version = now.version;
+        self.put(generation, place, Vec::new(), Some(now)).await?;
+        self.0.is_due(place, version);
+        Ok(())
     }
 
     async fn put(
@@ -305,6 +323,33 @@ impl Dedup {
 }
 
 impl Shared {
+    fn due(&self) -> MutexGuard<'_, HashMap<Place, u64>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on a place answers for this version, or not at all.
+    fn is_due(&self, place: &Place, version: u64) {
+        let mut due = self.due();
+        match due.get_mut(place) {
+            Some(newest) => *newest = version.max(*newest),
+            None => drop(due.insert(place.clone(), version)),
+        }
+    }
+
+    /// What is known under these keys; `None` when the place is not covered, or was further already.
+    fn get(
+        &self,
+        store: &Store,
+        place: &Place,
+        keys: &[KeyDigest],
+    ) -> Result<Option<Vec<Option<Known>>>, Fault> {
+        let due = self.due().get(place).copied();
+        match store.covered(place) {
+            Some(mark) if due.is_none_or(|due| mark.version >= due) => store.get(place, keys),
+            _ => Ok(None),
+        }
+    }
+
     /// Does something with the index, which is opened if it is not open: the same `opening` as before, if that matters.
     /// An index that fails is opened again, and set aside if it is damaged: then it covers nothing any more.
     fn with<T>(

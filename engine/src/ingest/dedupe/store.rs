@@ -41,6 +41,14 @@ pub(super) struct Mark {
     pub(super) version: u64,
 }
 
+/// Where reading a table goes on.
+pub(super) enum Resume {
+    /// With the rows that came after this version; with all of them.
+    After(Option<u64>),
+    /// The file has more than the state.
+    Ahead,
+}
+
 /// An index that is open.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -165,8 +173,14 @@ impl Store {
     }
 
     /// The mark in the file, if it is one of this table and not ahead of it. Otherwise what the file has of the place
-    /// is dropped: it is of another table, or of one that was put back to an earlier state.
-    pub(super) fn resume(&self, place: &Place, now: &Mark) -> Result<Option<u64>, Fault> {
+    /// is dropped: it is of another table, or of one that was put back to an earlier state. While a process runs
+    /// (`is_known`) no table is put back: then `now` is merely old.
+    pub(super) fn resume(
+        &self,
+        place: &Place,
+        now: &Mark,
+        is_known: bool,
+    ) -> Result<Resume, Fault> {
         contained(|| {
             let name = place.table();
             let writing = self.writing(0)?;
@@ -175,6 +189,9 @@ impl Store {
                 let found = marks
                     .get(name.as_str())?
                     .and_then(|value| Mark::decode(value.value()));
+                if is_known && found.as_ref().is_some_and(|mark| mark.is_ahead_of(now)) {
+                    return Ok(Resume::Ahead);
+                }
                 let fits = found.filter(|mark| now.covers(mark));
                 if fits.is_none() {
                     self.uncover(place);
@@ -186,7 +203,7 @@ impl Store {
                 writing.delete_table(definition(&name))?;
             }
             writing.commit()?;
-            Ok(version)
+            Ok(Resume::After(version))
         })
     }
 
@@ -255,6 +272,10 @@ impl Mark {
     /// Whether everything up to `other` is covered.
     pub(super) fn covers(&self, other: &Self) -> bool {
         self.table_id == other.table_id && self.version >= other.version
+    }
+
+    fn is_ahead_of(&self, other: &Self) -> bool {
+        self.table_id == other.table_id && self.version > other.version
     }
 
     fn encode(&self) -> Vec<u8> {

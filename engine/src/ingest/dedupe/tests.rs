@@ -144,6 +144,30 @@ async fn a_commit_is_taken_up_in_order_and_a_gap_is_noticed() {
     assert_knows(&index, 0..10).await;
 }
 
+/// Catching up takes a while. What is committed in the meantime is not forgotten when it ends.
+#[tokio::test]
+async fn catching_up_with_an_older_state_covers_nothing() {
+    let world = World::new();
+    let table = world.records("acme").await;
+    let index = Dedup::in_memory();
+    caught_up(&index, &table).await;
+    add(&table, 0..3).await;
+    let older = table.state().await.unwrap();
+    // Somebody else's commit, then one of ours that is applied: there is a gap, and what is read for it is old.
+    let version = add(&table, 3..5).await;
+    index
+        .apply(&place(), version, vec![(key(3), known(3))])
+        .await;
+    index.catch_up(&place(), &table, &older).await.unwrap();
+    let found = index.get_many(&place(), &[key(3)]).await;
+    assert!(matches!(found, Err(Error::Stale)), "{found:?}");
+    caught_up(&index, &table).await;
+    assert_knows(&index, 0..5).await;
+    // Nor does one that ends last take back what a newer one has covered.
+    index.catch_up(&place(), &table, &older).await.unwrap();
+    assert_knows(&index, 0..5).await;
+}
+
 #[tokio::test]
 async fn what_was_read_is_not_read_again_after_a_restart() {
     let (world, folder) = (World::new(), TempDir::new().unwrap());
