@@ -74,7 +74,7 @@ class Server:
         self.port, self.http, self.admin = free_port(), free_port(), free_port()
         self.config.write_text(
             f'[keys]\nfolder = "{folder}/keys"\n[wal]\nfolder = "{folder}/wal"\n'
-            f'[queries]\nspill_folder = "{folder}/spill"\nat_once = 128\ntenant_at_once = 128\nwait_ms = 60000\n'
+            f'[queries]\nspill_folder = "{folder}/spill"\nat_once = 128\ntenant_at_once = 128\nwait_ms = 60000\nreuse_ms = 0\n'
             "[limits]\nwrite_requests_per_s = 0\nwrite_bytes_per_s = 0\nwrites_at_once = 1024\nquery_requests_per_s = 0\n"
             f'[admin]\nlisten = "127.0.0.1:{self.admin}"\n[log]\nfilter = "error"\n'
             f'[silos.local]\nroot = "{folder}/data"\nflight = "127.0.0.1:{self.port}"\nhttp = "127.0.0.1:{self.http}"\n'

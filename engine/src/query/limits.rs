@@ -31,6 +31,8 @@ pub struct Limits {
     pub target_partitions: usize,
     /// How long a query may run, from the first poll of its stream.
     pub deadline: Duration,
+    /// How long an answer may be given again to the same caller; zero for not at all.
+    pub reuse: Duration,
 }
 
 impl Default for Limits {
@@ -49,6 +51,7 @@ impl Default for Limits {
             batch_rows: 4_096,
             target_partitions: 4,
             deadline: Duration::from_secs(300),
+            reuse: Duration::ZERO,
         }
     }
 }

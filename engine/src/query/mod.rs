@@ -58,6 +58,7 @@ mod queries;
 mod refusals;
 mod relations;
 mod resources;
+mod reuse;
 mod rows;
 mod rules;
 mod run;

@@ -30,6 +30,7 @@ use super::error::Error;
 use super::gauge::GaugeExec;
 use super::limits::Limits;
 use super::resources::Share;
+use super::reuse::{Reuse, Slot};
 use super::statement::Gated;
 use super::tables::SessionTables;
 use super::verify_logical::Leaves;
@@ -45,6 +46,8 @@ pub(crate) struct Planned {
     pub(crate) digest: [u8; 32],
     pub(crate) account: Account,
     pub(crate) share: Arc<Share>,
+    /// Where its answer is, or goes, if it may be given again.
+    pub(crate) slot: Option<Slot>,
 }
 
 /// What running it takes.
@@ -79,6 +82,7 @@ pub(crate) struct Planning {
     pub(crate) limits: Limits,
     pub(crate) now: Timestamp,
     pub(crate) share: Arc<Share>,
+    pub(crate) reuse: Arc<Reuse>,
 }
 
 impl Planning {
@@ -108,8 +112,14 @@ impl Planning {
         match statement::gate(sql, &self.limits)? {
             Gated::Query(query) => {
                 let state = self.state()?;
-                let plan = self.logical(&state, query, parameters).await?;
-                self.physical(&state, &plan).await
+                let bound = parameters.clone();
+                let plan = self.logical(&state, query, bound).await?;
+                let asked = (sql, parameters.as_ref());
+                let decision = self.tables.viewer().decision();
+                Ok(Planned {
+                    slot: self.reuse.slot(decision, asked, &plan)?,
+                    ..self.physical(&state, &plan).await?
+                })
             }
             Gated::Explain(query) => {
                 let state = self.state()?;
@@ -122,6 +132,7 @@ impl Planning {
                     digest: planned.digest,
                     account: planned.account,
                     share: planned.share,
+                    slot: None,
                 })
             }
             Gated::ShowTables => self.answered(information::tables(&self.tables)?),
@@ -174,6 +185,7 @@ impl Planning {
             digest: self.digest("metadata"),
             account: Account::default(),
             share: Arc::clone(&self.share),
+            slot: None,
         })
     }
 
@@ -272,6 +284,7 @@ impl Planning {
             digest: self.digest(&account.text),
             account,
             share: Arc::clone(&self.share),
+            slot: None,
         })
     }
 

@@ -20,6 +20,7 @@ use super::error::Error;
 use super::limits::Limits;
 use super::planning::{Described, Planning};
 use super::resources::{Resources, Usage};
+use super::reuse::Reuse;
 use super::run::VerifiedPlan;
 use super::segments::{KnownSeals, Segments};
 use super::source::{Layout, RawScan, RecordSource, Sources};
@@ -41,6 +42,7 @@ pub struct Queries {
     clock: Arc<dyn Clock>,
     limits: Limits,
     resources: Arc<Resources>,
+    reuse: Arc<Reuse>,
 }
 
 /// A table in a caller's session.
@@ -90,6 +92,7 @@ impl Queries {
             receipts,
             root,
             clock,
+            reuse: Arc::new(Reuse::new(limits.reuse)),
             limits,
             resources: Arc::new(resources),
         }
@@ -184,6 +187,7 @@ impl Queries {
             tables: Arc::new(self.session(decision).await?),
             limits: self.limits.clone(),
             now: self.clock.now(),
+            reuse: Arc::clone(&self.reuse),
         })
     }
 

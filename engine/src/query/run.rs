@@ -26,6 +26,7 @@ use super::account::Account;
 use super::error::Error;
 use super::evened::evened;
 use super::planning::{Planned, Work, panicked};
+use super::reuse::Slot;
 use super::{sanitize, verify_physical, verify_scans};
 
 /// Batches as they come. An error is an [`Error`], for [`Error::from_stream`] to take out.
@@ -94,11 +95,7 @@ impl VerifiedPlan {
         }
         let schema = self.schema();
         let rows = match self.planned.work {
-            Work::Rows(rows) => {
-                let rows_schema = rows.schema();
-                let rows = stream::iter([Ok(rows)]);
-                Box::pin(RecordBatchStreamAdapter::new(rows_schema, rows))
-            }
+            Work::Rows(rows) => given(&rows.schema(), vec![rows]),
             Work::Plan {
                 plan,
                 context,
@@ -106,7 +103,14 @@ impl VerifiedPlan {
             } => {
                 verify_physical::verify(&plan, self.decision.id, leaves.memory)?;
                 verify_scans::verify(&plan, &self.decision)?;
-                self.planned.share.run(plan, context)
+                match (
+                    self.planned.slot.as_ref().and_then(Slot::rows),
+                    self.planned.slot,
+                ) {
+                    (Some(rows), _) => given(&plan.schema(), rows),
+                    (None, Some(slot)) => slot.keeping(self.planned.share.run(plan, context)),
+                    (None, None) => self.planned.share.run(plan, context),
+                }
             }
         };
         let rows = if self.decision.rows.is_some() {
@@ -222,6 +226,12 @@ impl Drop for Ending {
     fn drop(&mut self) {
         self.timer.abort();
     }
+}
+
+/// Rows that are there.
+fn given(schema: &SchemaRef, rows: Vec<RecordBatch>) -> SendableRecordBatchStream {
+    let rows = stream::iter(rows.into_iter().map(Ok));
+    Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), rows))
 }
 
 /// The batch with the columns that were announced.

@@ -30,6 +30,7 @@ use super::error::Error;
 use super::limits::Limits;
 use super::planning::{Planned, Planning};
 use super::resources::{Budget, Resources, Share};
+use super::reuse::Reuse;
 use super::run::VerifiedPlan;
 use super::source::{Layout, RawScan, RecordSource, Sources};
 use super::table_name::TableName;
@@ -127,6 +128,8 @@ pub(super) struct Caller {
     pub(super) limits: Limits,
     pub(super) resources: Arc<Resources>,
     pub(super) clock: Arc<ManualClock>,
+    /// None are kept, unless a test says so.
+    pub(super) reuse: Arc<Reuse>,
     /// The columns that scans of this caller's have read.
     pub(super) read: Arc<Mutex<Vec<String>>>,
     /// Of the table, whichever it is.
@@ -164,6 +167,7 @@ impl Caller {
                 ..Limits::default()
             },
             resources: Arc::clone(&RESOURCES),
+            reuse: Arc::new(Reuse::new(Duration::ZERO)),
             clock: Arc::new(ManualClock::new(at(1_000_000))),
         }
     }
@@ -255,6 +259,7 @@ impl Caller {
             )),
             limits: self.limits.clone(),
             now: self.clock.now(),
+            reuse: Arc::clone(&self.reuse),
             share: self.share(),
         }
     }

@@ -19,6 +19,9 @@ const QUERY_BYTES_MIN: usize = 16 * MIB;
 const AT_ONCE_CEILING: usize = 4_096;
 const THREADS_CEILING: usize = 1_024;
 const WAIT_MS_CEILING: u64 = 600_000;
+const REUSE_MS: u64 = 500;
+/// What a policy has taken back is not given for longer.
+const REUSE_MS_CEILING: u64 = 60_000;
 
 /// What queries may use, each and together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub struct QuerySettings {
     pub memory_bytes_max: usize,
     /// How long one may run.
     pub time_max: Duration,
+    /// How long an answer may be given again to the same caller.
+    pub reuse: Duration,
     /// All of them together.
     pub budget: Budget,
 }
@@ -38,6 +43,7 @@ impl QuerySettings {
         Limits {
             memory_bytes_max: self.memory_bytes_max,
             deadline: self.time_max,
+            reuse: self.reuse,
             ..Limits::default()
         }
     }
@@ -58,6 +64,7 @@ pub(super) fn resolve(raw: &RawQueries) -> Result<QuerySettings, Error> {
             .query_memory_bytes
             .unwrap_or_else(|| (memory_bytes_max / 2).min(512 * MIB)),
         time_max: Duration::from_secs(raw.time_s.unwrap_or(300)),
+        reuse: Duration::from_millis(raw.reuse_ms.unwrap_or(REUSE_MS)),
         budget: Budget {
             memory_bytes_max,
             tenant_memory_bytes_max: raw.tenant_memory_bytes.unwrap_or(memory_bytes_max / 4),
@@ -98,6 +105,10 @@ fn check(settings: &QuerySettings) -> Result<(), Error> {
     if budget.wait_max > Duration::from_millis(WAIT_MS_CEILING) {
         let reason = format!("at most {WAIT_MS_CEILING}");
         return Err(refused("queries.wait_ms", reason));
+    }
+    if settings.reuse > Duration::from_millis(REUSE_MS_CEILING) {
+        let reason = format!("at most {REUSE_MS_CEILING}");
+        return Err(refused("queries.reuse_ms", reason));
     }
     Ok(())
 }

@@ -275,6 +275,7 @@ fn what_queries_may_use_is_checked() {
         ("at_once = 4\ntenant_at_once = 5", "queries.tenant_at_once"),
         ("threads = 0", "queries.threads"),
         ("wait_ms = 600001", "queries.wait_ms"),
+        ("reuse_ms = 60001", "queries.reuse_ms"),
         ("spill_folder = '/srv/eu/spill'", "queries.spill_folder"),
     ] {
         refuses(&format!("[queries]\n{settings}\n{TWO}"), setting);
