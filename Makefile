@@ -22,9 +22,11 @@ test: fmt lint rust-test python-test ## everything the gate runs
 # Long suites: tests whose path says `nightly`, and those that do more in a build with TRAILHOUSE_NIGHTLY.
 LONG := test(nightly) or test(faults::) or test(wal::crash) or test(ten_writers) or test(noninterference::)
 KILLS ?= 1000
+MINUTES ?= 10
 
 nightly: build $(VENV)/ready ## the long runs: stores, power and processes that die; prints seeds and counts (KILLS=1000)
 	$(VENV)/bin/python tests/python/kill.py --binary $(BIN) --kills $(KILLS)
+	$(VENV)/bin/python tests/python/soak.py --binary $(BIN) --minutes $(MINUTES)
 	TRAILHOUSE_NIGHTLY=1 cargo nextest run --locked --workspace --run-ignored all --no-capture -E '$(LONG)'
 
 fmt:
