@@ -363,7 +363,7 @@ mod tests {
         let changes: [fn(&mut Decision); 9] = [
             |other| other.subject.push('x'),
             |other| other.client = Some("x".to_owned()),
-            |other| drop(other.roles.insert(Role::AuditAdmin)),
+            |other| other.roles = [Role::AuditAdmin].into(),
             |other| other.attributes.org_unit = None,
             |other| other.operation = OperationKind::QuarantineRead,
             |other| Arc::make_mut(&mut other.profile).fields.clear(),
