@@ -4,6 +4,7 @@
 
 mod assembly;
 pub mod auth;
+mod carried;
 pub mod cli;
 mod cloudevents;
 pub mod config;

@@ -289,6 +289,11 @@ impl Service {
         Some(self.root.kept()?.derive("tickets"))
     }
 
+    /// Seals the cursors of pages; otherwise as that of tickets.
+    pub(crate) fn cursor_key(&self) -> Option<SecretKey> {
+        Some(self.root.kept()?.derive("cursors"))
+    }
+
     /// Makes the system tenant, where the key service was away when this process started.
     pub async fn found(&self) {
         if self.founded.load(Ordering::Acquire) {

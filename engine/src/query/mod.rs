@@ -45,6 +45,7 @@ mod leakproof;
 mod leaks;
 mod limits;
 mod lineage;
+pub mod listing;
 mod masking;
 mod memory;
 #[cfg(test)]

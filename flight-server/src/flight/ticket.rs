@@ -8,14 +8,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aes_gcm::aead::{Aead, Payload};
-use aes_gcm::{Aes256Gcm, KeyInit};
 use bytes::Bytes;
-use catalog::clock::{Clock, Random, Timestamp, array};
+use catalog::clock::{Clock, Random, Timestamp};
 use catalog::ids::SiloId;
 use catalog::keys::SecretKey;
 use prost::Message;
 
+use crate::carried;
 use crate::problem::{Problem, Slug};
 
 use super::limits::TICKET_AGE_MAX;
@@ -26,7 +25,6 @@ use super::statement::{Principal, Statement};
 const PURPOSE: &str = "trailhouse flight statement ticket";
 
 const VERSION: u32 = 1;
-const NONCE_BYTES: usize = 12;
 
 #[derive(Clone, PartialEq, Message)]
 struct Sealed {
@@ -101,22 +99,15 @@ impl Tickets {
             expires_at_us: expires_at.as_micros(),
         }
         .encode_to_vec();
-        let nonce: [u8; NONCE_BYTES] = array(&*self.random);
-        let payload = Payload {
-            msg: &plain,
-            aad: PURPOSE.as_bytes(),
-        };
-        let sealed = self.cipher()?.encrypt(&nonce.into(), payload);
-        let mut ticket = nonce.to_vec();
-        ticket.extend(sealed.map_err(|_| broken())?);
-        Ok(ticket.into())
+        let ticket = carried::seal(&self.key()?, PURPOSE, &*self.random, &plain);
+        Ok(ticket.ok_or_else(broken)?.into())
     }
 
     /// The statement of a ticket, for the principal it was made for.
     pub(crate) fn open(&self, principal: &Principal, ticket: &[u8]) -> Result<Statement, Problem> {
         // One answer for garbage, tampering and somebody else's ticket: they are not told apart.
         let invalid = || Problem::new(Slug::InvalidCursor, "the ticket is not valid");
-        let plain = decrypt(&self.cipher()?, ticket).ok_or_else(invalid)?;
+        let plain = carried::open(&self.key()?, PURPOSE, ticket).ok_or_else(invalid)?;
         let sealed = Sealed::decode(plain.as_slice()).map_err(|_| invalid())?;
         let own = sealed.version == VERSION
             && sealed.tenant == principal.tenant.as_str()
@@ -139,22 +130,12 @@ impl Tickets {
         })
     }
 
-    fn cipher(&self) -> Result<Aes256Gcm, Problem> {
-        let root = (self.root)().ok_or_else(|| {
+    fn key(&self) -> Result<SecretKey, Problem> {
+        (self.root)().ok_or_else(|| {
             let detail = "the key that tickets are sealed with is not available";
             Problem::new(Slug::KeyUnavailable, detail)
-        })?;
-        Ok(Aes256Gcm::new(root.derive(PURPOSE).expose().into()))
+        })
     }
-}
-
-fn decrypt(cipher: &Aes256Gcm, ticket: &[u8]) -> Option<Vec<u8>> {
-    let (nonce, sealed) = ticket.split_first_chunk::<NONCE_BYTES>()?;
-    let payload = Payload {
-        msg: sealed,
-        aad: PURPOSE.as_bytes(),
-    };
-    cipher.decrypt(&(*nonce).into(), payload).ok()
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@
 mod admit;
 mod batch;
 mod body;
+mod cursor;
+mod docs;
 mod events;
 mod headers;
 mod health;
@@ -22,15 +24,19 @@ mod negotiation;
 mod plans;
 mod problems;
 mod quarantine;
+mod query;
 mod receipt;
 mod receipts;
 mod records;
 mod router;
+mod rows;
 mod schemas;
 
 pub use router::{admin, silo};
 
 #[cfg(test)]
 mod bad_input;
+#[cfg(test)]
+mod paging;
 #[cfg(test)]
 mod tests;

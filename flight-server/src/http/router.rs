@@ -11,7 +11,8 @@ use catalog::ids::SiloId;
 use http::{HeaderMap, HeaderValue};
 
 use super::{
-    admit, events, health, integrity, jobs, plans, problems, quarantine, receipts, records, schemas,
+    admit, docs, events, health, integrity, jobs, plans, problems, quarantine, query, receipts,
+    records, schemas,
 };
 use crate::limits::Room;
 use crate::observe::{CORRELATION_ID, Seen, observed};
@@ -81,28 +82,49 @@ pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
             "/v1/audit/records/{id}/proof",
             reads(get(integrity::record)),
         )
-        .nest(
-            "/v1/audit/integrity/{stream}",
-            Router::new()
-                .route("/checkpoint", reads(get(integrity::checkpoint)))
-                .route("/keys", reads(get(integrity::keys)))
-                .route("/tile/{*tile}", reads(get(integrity::tile)))
-                .route("/proof/consistency", reads(get(integrity::consistency)))
-                .route("/proof/inclusion", reads(get(integrity::inclusion))),
+        .route(
+            "/v1/audit/integrity/{stream}/checkpoint",
+            reads(get(integrity::checkpoint)),
+        )
+        .route(
+            "/v1/audit/integrity/{stream}/keys",
+            reads(get(integrity::keys)),
+        )
+        .route(
+            "/v1/audit/integrity/{stream}/tile/{*tile}",
+            reads(get(integrity::tile)),
+        )
+        .route(
+            "/v1/audit/integrity/{stream}/proof/consistency",
+            reads(get(integrity::consistency)),
+        )
+        .route(
+            "/v1/audit/integrity/{stream}/proof/inclusion",
+            reads(get(integrity::inclusion)),
         )
         .route("/v1/job-tokens", reads(post(jobs::token)))
         .route("/v1/keys", reads(get(receipts::keys)))
         .route("/v1/keys/process/{name}", reads(get(receipts::process_key)))
         .route("/v1/receipts", reads(get(receipts::of_request)))
         .route("/v1/receipts/{id}", reads(get(receipts::one)))
+        .route("/v1/query", reads(get(query::page).post(query::page)))
         .route("/v1/query/plan", reads(post(plans::plan)))
-        .route("/problems/{slug}", get(problems::document))
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
+        .merge(open())
         .fallback(nothing)
         .method_not_allowed_fallback(nothing)
         .layer(middleware::from_fn_with_state(observed, observe))
         .with_state(listener)
+}
+
+/// What is of no tenant, and for everybody.
+fn open() -> Router<Listener> {
+    Router::new()
+        .route("/openapi.json", get(docs::api))
+        .route("/docs", get(docs::page))
+        .route("/docs/{part}", get(docs::part))
+        .route("/problems/{slug}", get(problems::document))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
 }
 
 /// What the admin listener serves.
@@ -145,6 +167,8 @@ fn route(path: &str) -> &'static str {
         "/v1/job-tokens" => "job-tokens",
         "/v1/keys" => "keys",
         "/v1/receipts" => "receipts",
+        "/v1/query" => "query",
+        "/openapi.json" | "/docs" => "docs",
         "/v1/query/plan" => "plan",
         path if path.starts_with("/v1/keys/") => "keys",
         path if path.starts_with("/v1/receipts/") => "receipts",

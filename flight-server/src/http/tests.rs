@@ -67,6 +67,12 @@ impl World {
         }
         send(self.router(), request).await
     }
+
+    /// Gets with a token.
+    pub(super) async fn get(&self, path: &str, authorization: &str) -> Answer {
+        let request = Request::get(path).header(header::AUTHORIZATION, authorization);
+        send(self.router(), request.body(Body::empty()).unwrap()).await
+    }
 }
 
 async fn send(mut router: Router, request: Request<Body>) -> Answer {
