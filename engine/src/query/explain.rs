@@ -14,9 +14,9 @@ use datafusion::logical_expr::{LogicalPlan, TableScan};
 
 use super::error::Error;
 use super::guarded::GuardedTable;
-use super::guarded_exec::guard_line;
 use super::information;
 use super::sanitize;
+use super::table_name::TableName;
 use super::viewer::Viewer;
 
 /// The rows that EXPLAIN answers.
@@ -83,4 +83,19 @@ fn guard(scan: &TableScan, viewer: &Viewer) -> Option<String> {
         .filter(|name| view.mask_of(name).is_some_and(|mask| !mask.shows_all()))
         .collect();
     Some(guard_line(viewer, table.table(), &masked))
+}
+
+/// What a guarded scan says of itself: the rules by name, nothing of their values.
+pub(super) fn guard_line(viewer: &Viewer, table: TableName, masked: &[&str]) -> String {
+    let profile = &viewer.decision().profile.name;
+    let rows = viewer.decision().rows.as_deref();
+    let policies: String = rows
+        .into_iter()
+        .flat_map(|rows| &rows.policies)
+        .map(|policy| format!("RLS.Row.{policy},"))
+        .collect();
+    format!(
+        "GuardedScanExec: {table} profile={profile} rules=[RLS.Tenant,{policies}Mask.{profile}] masked=[{}]",
+        masked.join(",")
+    )
 }

@@ -149,18 +149,18 @@ impl TableProvider for GuardedTable {
         let stored = self.source.schema();
         let rows = RowFilter::of(self.viewer.decision(), self.table, &stored)?;
         let parts = Parts::for_columns(&self.view, &stored, &shown, rows)?;
+        let partitions = state.config().target_partitions();
         let raw = RawScan {
             projection: parts.stored.clone(),
             predicate: self.predicate(parts.rows(), filters)?,
-            target_partitions: state.config().target_partitions(),
+            target_partitions: partitions,
         };
         let inner = self.source.scan(raw).await?;
         let is_filtered = filters.iter().any(|filter| self.below(filter).is_some());
         let guarded = GuardedScanExec::new(
             Arc::clone(&self.viewer),
-            self.table,
-            Arc::clone(&self.source),
-            inner,
+            (self.table, Arc::clone(&self.source)),
+            (inner, partitions),
             parts,
             is_filtered,
         )?;

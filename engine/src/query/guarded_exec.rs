@@ -36,9 +36,11 @@ use datafusion::physical_plan::{
 
 use super::error::Error;
 use super::evolving::Upcasts;
+use super::explain::guard_line;
 use super::masking::ColumnMask;
 use super::rows::RowFilter;
 use super::sanitize;
+use super::shape::Shape;
 use super::shown::shown;
 use super::source::{Layout, RecordSource};
 use super::table_name::TableName;
@@ -135,6 +137,12 @@ impl Parts {
         filter_record_batch(&batch, &kept)
     }
 
+    /// Where a column that is read is shown as it is stored.
+    fn place_of(&self, read: usize) -> Option<usize> {
+        let is_it = |column: &ShownColumn| column.read == read && column.mask.is_clear();
+        self.shown.iter().position(is_it)
+    }
+
     /// A stored column of a batch that was read.
     fn stored<'a>(&self, batch: &'a RecordBatch, index: usize) -> Result<&'a ArrayRef, ArrowError> {
         let place = self.stored.iter().position(|read| *read == index);
@@ -190,6 +198,8 @@ pub(crate) struct GuardedScanExec {
     source: Arc<dyn RecordSource>,
     inner: Arc<dyn ExecutionPlan>,
     parts: Arc<Parts>,
+    /// Under a row policy.
+    shape: Option<Arc<Shape>>,
     is_filtered: bool,
     /// How many rows of each partition are wanted, if not all.
     fetch: Option<usize>,
@@ -197,15 +207,15 @@ pub(crate) struct GuardedScanExec {
 }
 
 impl GuardedScanExec {
-    /// Wraps the plan of a source. It must give the stored columns that the parts read, type for type.
+    /// Wraps the plan of a source, made for so many partitions. It must give the stored columns that the parts read, type
+    /// for type.
     pub(super) fn new(
         viewer: Arc<Viewer>,
-        table: TableName,
-        source: Arc<dyn RecordSource>,
-        inner: Arc<dyn ExecutionPlan>,
+        (table, source): (TableName, Arc<dyn RecordSource>),
+        (inner, partitions): (Arc<dyn ExecutionPlan>, usize),
         parts: Parts,
         is_filtered: bool,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self> {
         let stored = source.schema();
         let promised = stored.project(&parts.stored).map_err(|_| Error::Internal)?;
         let given = inner.schema();
@@ -219,15 +229,27 @@ impl GuardedScanExec {
                 });
         if !fits {
             tracing::error!(%table, "a source gave other columns than it promised");
-            return Err(Error::Internal);
+            return Err(Error::Internal.into());
         }
-        let properties = Arc::new(properties(&inner, &parts));
+        let shape = match &parts.rows {
+            Some(_) => {
+                let is_told = |read| parts.place_of(read).is_some();
+                Some(Shape::new(partitions, &inner, is_told)?)
+            }
+            None => None,
+        };
+        let inner = match &shape {
+            Some(shape) => shape.ordered(inner)?,
+            None => inner,
+        };
+        let properties = Arc::new(properties(&inner, &parts, shape.as_ref()));
         Ok(Self {
             viewer,
             table,
             source,
             inner,
             parts: Arc::new(parts),
+            shape: shape.map(Arc::new),
             is_filtered,
             fetch: None,
             properties,
@@ -242,6 +264,7 @@ impl GuardedScanExec {
             source: Arc::clone(&self.source),
             inner,
             parts: Arc::clone(&self.parts),
+            shape: self.shape.clone(),
             is_filtered: self.is_filtered,
             fetch,
             properties: Arc::clone(&self.properties),
@@ -326,14 +349,24 @@ impl GuardedScanExec {
 }
 
 /// Partitions and order of what is shown: of the order, as much as stands on columns that are shown as they are stored.
-fn properties(inner: &Arc<dyn ExecutionPlan>, parts: &Parts) -> PlanProperties {
+fn properties(
+    inner: &Arc<dyn ExecutionPlan>,
+    parts: &Parts,
+    shape: Option<&Shape>,
+) -> PlanProperties {
     let shown_as = |read: usize| {
-        let is_it = |column: &ShownColumn| column.read == read && column.mask.is_clear();
-        let place = parts.shown.iter().position(is_it)?;
+        let place = parts.place_of(read)?;
         let field = parts.schema.fields().get(place)?;
         Some(Arc::new(Column::new(field.name(), place)) as Arc<dyn PhysicalExpr>)
     };
-    let order = inner.output_ordering().into_iter().flatten();
+    let (order, partitions) = match shape {
+        Some(shape) => (shape.order(), shape.partitions()),
+        None => {
+            let partitions = inner.output_partitioning().partition_count();
+            (inner.output_ordering(), partitions)
+        }
+    };
+    let order = order.into_iter().flatten();
     let order: Vec<PhysicalSortExpr> = order
         .map_while(|key| {
             let column = (key.expr.as_ref() as &dyn std::any::Any).downcast_ref::<Column>()?;
@@ -343,7 +376,7 @@ fn properties(inner: &Arc<dyn ExecutionPlan>, parts: &Parts) -> PlanProperties {
         .collect();
     PlanProperties::new(
         EquivalenceProperties::new_with_orderings(Arc::clone(&parts.schema), [order]),
-        Partitioning::UnknownPartitioning(inner.output_partitioning().partition_count()),
+        Partitioning::UnknownPartitioning(partitions),
         EmissionType::Incremental,
         Boundedness::Bounded,
     )
@@ -383,7 +416,8 @@ impl ExecutionPlan for GuardedScanExec {
     }
 
     fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
-        let fetch = limit.into_iter().chain(self.fetch).min();
+        // A planner that takes a limit back has put it elsewhere.
+        let fetch = limit.map(|limit| self.fetch.map_or(limit, |own| own.min(limit)));
         Some(Arc::new(self.over(Arc::clone(&self.inner), fetch)))
     }
 
@@ -419,10 +453,12 @@ impl ExecutionPlan for GuardedScanExec {
             tracing::error!("a guarded scan was executed in a session of another decision");
             return Err(Error::Internal.into());
         }
-        let rows = self
-            .inner
-            .execute(partition, self.reading(context))
-            .map_err(|error| sanitize::scan(&error))?;
+        let context = self.reading(context);
+        let rows = match &self.shape {
+            Some(shape) => shape.rows(&self.inner, partition, &context),
+            None => self.inner.execute(partition, context),
+        };
+        let rows = rows.map_err(|error| sanitize::scan(&error))?;
         let (viewer, parts) = (Arc::clone(&self.viewer), Arc::clone(&self.parts));
         let shown = shown(rows, viewer, parts, self.source.layout());
         Ok(match self.fetch {
@@ -443,21 +479,6 @@ impl DisplayAs for GuardedScanExec {
             None => write!(f, "{guard}"),
         }
     }
-}
-
-/// What a guarded scan says of itself: the rules by name, nothing of their values.
-pub(super) fn guard_line(viewer: &Viewer, table: TableName, masked: &[&str]) -> String {
-    let profile = &viewer.decision().profile.name;
-    let rows = viewer.decision().rows.as_deref();
-    let policies: String = rows
-        .into_iter()
-        .flat_map(|rows| &rows.policies)
-        .map(|policy| format!("RLS.Row.{policy},"))
-        .collect();
-    format!(
-        "GuardedScanExec: {table} profile={profile} rules=[RLS.Tenant,{policies}Mask.{profile}] masked=[{}]",
-        masked.join(",")
-    )
 }
 
 impl fmt::Debug for GuardedScanExec {

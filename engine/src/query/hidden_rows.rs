@@ -75,6 +75,17 @@ pub(super) fn records(world: World, count: i64, hidden: usize) -> RecordBatch {
     batch::records(&rows, &["user_phone", "owner", "ticket"]).unwrap()
 }
 
+/// Hidden rows alone, so many of each of these minutes.
+pub(super) fn hidden(world: World, minutes: std::ops::Range<i64>, copies: usize) -> RecordBatch {
+    let rows =
+        minutes.flat_map(|number| (0..copies).map(move |copy| hidden_row(number, copy, world)));
+    batch::records(
+        &rows.collect::<Vec<_>>(),
+        &["user_phone", "owner", "ticket"],
+    )
+    .unwrap()
+}
+
 fn caller(world: World, role: Role, hidden: usize) -> Caller {
     let caller = Caller::under(world, role, &policy(ROWS));
     caller.over(records(world, 12, hidden), Layout::Mixed)

@@ -66,6 +66,7 @@ mod run;
 mod sanitize;
 mod segments;
 mod session;
+mod shape;
 mod shown;
 #[cfg(test)]
 mod sizes;

@@ -404,7 +404,7 @@ async fn scan_with(
     };
     let inner = source.scan(raw).await.expect("a scan");
     let viewer = Arc::clone(&caller.viewer);
-    let scan = GuardedScanExec::new(viewer, name, source, inner, parts, false);
+    let scan = GuardedScanExec::new(viewer, (name, source), (inner, 2), parts, false);
     let scan: Arc<dyn ExecutionPlan> = Arc::new(scan.expect("a guarded scan"));
     Arc::new(CoalescePartitionsExec::new(scan))
 }

@@ -342,10 +342,12 @@ impl From<KeyError> for Error {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::RecordBatch;
     use arrow::util::pretty::pretty_format_batches;
     use catalog::context::Role;
     use datafusion::physical_plan::displayable;
 
+    use super::super::hidden_rows;
     use super::super::planning::Work;
     use super::super::testing::{CANARY, Caller, ONE, OWN, World, numbered_records};
     use super::*;
@@ -485,6 +487,102 @@ mod tests {
         // With a filter the number is the guard's secret until rows have been through it.
         let plan = physical(&caller, "SELECT count(*) FROM records WHERE action = 'x'").await;
         assert!(plan.contains("GuardedScanExec"), "{plan}");
+    }
+
+    /// A caller under a row policy over files with these rows.
+    async fn restricted(world: &testing::World, files: Vec<RecordBatch>) -> Caller {
+        let table = world.records(OWN).await;
+        for rows in files {
+            let state = table.state().await.expect("a state");
+            let appended = table.append(&state, vec![rows], Vec::new(), Vec::new());
+            let appended = appended.await;
+            assert!(matches!(
+                appended,
+                Ok(table::AppendOutcome::Committed { .. })
+            ));
+        }
+        let policy = hidden_rows::policy(hidden_rows::ROWS);
+        let caller = Caller::under(ONE, Role::Investigator, &policy);
+        let sources = StoredTables {
+            tables: Arc::new(world.tables()),
+            seals: Arc::default(),
+            decision: Arc::clone(caller.viewer.decision()),
+        };
+        Caller {
+            sources: Arc::new(sources),
+            ..caller
+        }
+    }
+
+    /// A plan with one node more can be one too many, and so tells of itself.
+    #[tokio::test]
+    async fn hidden_rows_change_no_plan() {
+        let alone = World { foreign: 0, ..ONE };
+        let visible = || hidden_rows::records(alone, 12, 0);
+        let hidden = |minutes, copies| hidden_rows::hidden(alone, minutes, copies);
+        let (none, some, many) = (
+            testing::World::new(),
+            testing::World::new(),
+            testing::World::new(),
+        );
+        let callers = [
+            restricted(&none, vec![visible()]).await,
+            // Enough rows for filters, and more files than a plan has partitions.
+            restricted(
+                &some,
+                vec![visible(), hidden(0..12, 400), hidden(100..112, 400)],
+            )
+            .await,
+            restricted(
+                &many,
+                (0..9)
+                    .map(|file| hidden(file * 5..file * 5 + 9, 3))
+                    .chain([visible()])
+                    .collect(),
+            )
+            .await,
+        ];
+        for filter in [
+            "true",
+            "resource_id = 'unseen-resource-one-3-1'",
+            "resource_id IN ('unseen-resource-one-105-2', 'nowhere')",
+            "actor_id = 'nobody'",
+            "created_at > '2026-01-01T00:30:00Z'",
+            "created_at > '2026-01-01T03:00:00Z'",
+            "action = 'Login'",
+        ] {
+            for sql in [
+                "SELECT * FROM records WHERE {} ORDER BY created_at DESC, record_id DESC LIMIT 3",
+                "SELECT action, resource_type FROM records WHERE {} ORDER BY created_at DESC",
+                "SELECT created_at FROM records WHERE {} ORDER BY created_at DESC",
+                "SELECT count(*) FROM records WHERE {}",
+                "SELECT action, count(*) FROM records WHERE {} GROUP BY action",
+                "SELECT count(*) FROM (SELECT DISTINCT action FROM records WHERE {} LIMIT 2) d",
+                "SELECT a.action FROM records a JOIN records b USING (record_id) WHERE a.{}",
+                "SELECT row_number() OVER (ORDER BY created_at DESC, record_id DESC) FROM records WHERE {}",
+            ] {
+                if filter == "true" && sql.contains("a.{}") {
+                    continue;
+                }
+                let sql = sql.replace("{}", filter);
+                let mut seen = Vec::new();
+                for caller in &callers {
+                    let plan = physical(caller, &sql).await;
+                    let mut rows: Vec<String> = caller
+                        .shows(&sql)
+                        .await
+                        .lines()
+                        .map(str::to_owned)
+                        .collect();
+                    if !sql.contains("LIMIT 3") {
+                        rows.sort();
+                    }
+                    seen.push((plan, rows));
+                }
+                assert_eq!(seen[0], seen[1], "{sql}");
+                assert_eq!(seen[0], seen[2], "{sql}");
+            }
+        }
     }
 
     #[tokio::test]

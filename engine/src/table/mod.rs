@@ -69,6 +69,7 @@ pub use store::FsyncStore;
 pub(crate) use audit::{Auditor, Fault, entry_name};
 pub(crate) use index::{DataFile, SEGMENT};
 pub(crate) use published::{CHECKPOINT, log_folder, table_of};
+pub(crate) use rows::{SORT, SORT_OPTIONS};
 pub(crate) use scan::fault as scan_fault;
 pub(crate) use seals::Seals;
 
