@@ -48,12 +48,18 @@ pub(crate) async fn run(service: Arc<Service>) {
 
 async fn join(table: &Table) -> Result<(), Error> {
     for _ in 0..REWRITES {
-        // Where another process was faster, it is at work: the next tick sees what it has left.
-        let Compaction::Done(done) = table.compact().await? else {
-            break;
-        };
-        tracing::debug!(files = done.files, rows = done.rows, "files were joined");
-        metrics::counter!("trailhouse_files_joined_total").increment(done.files as u64);
+        match table.compact().await? {
+            Compaction::Done(done) => {
+                tracing::debug!(files = done.files, rows = done.rows, "files were joined");
+                metrics::counter!("trailhouse_files_joined_total").increment(done.files as u64);
+            }
+            Compaction::Damaged { what, files } => {
+                let kind = table.kind().name();
+                tracing::error!(what, files, kind, "files are not joined: verify the table");
+            }
+            // Another process is at work: the next tick sees what it has left.
+            Compaction::Nothing | Compaction::Lost => break,
+        }
     }
     Ok(())
 }

@@ -82,7 +82,7 @@ def verified(world, folder, record):
         + ["--keys", world.folder / "keys", "--silo", "eu"],
     ]
     for words in ran:
-        done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=1800)
         assert done.returncode == 0, done.stdout + done.stderr
 
 

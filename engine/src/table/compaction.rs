@@ -67,6 +67,13 @@ pub enum Compaction {
     Done(Compacted),
     /// Another writer was faster. Look again.
     Lost,
+    /// Among the files of a size is one that cannot be read. They are left alone from then on: look again.
+    Damaged {
+        /// What is wrong with it.
+        what: &'static str,
+        /// How many they are.
+        files: usize,
+    },
 }
 
 /// What one rewrite did.
@@ -125,23 +132,23 @@ impl Table {
     /// Joins files, if there are enough of a size; once.
     ///
     /// # Errors
-    /// When a file does not open, or the store fails. The table is as it was, or rewritten: read the state. Files among
-    /// which is one that is damaged are left alone from then on.
+    /// When the store fails, or the table itself is damaged. It is as it was, or rewritten: read the state.
     pub async fn compact(&self) -> Result<Compaction, Error> {
         let state = self.state().await?;
         let files = due(&state, &self.set_aside());
         let Some(first) = files.first() else {
             return Ok(Compaction::Nothing);
         };
-        let merged = self.merge(&state, &files, first.partition.clone()).await;
-        if matches!(
-            merged,
-            Err(Error::Tampered { .. } | Error::Malformed { .. })
-        ) {
-            let ids = files.iter().filter_map(|file| id_of(&file.path));
-            self.set_aside().extend(ids);
-        }
-        let made = [merged?];
+        let made = match self.merge(&state, &files, first.partition.clone()).await {
+            Ok(made) => [made],
+            Err(Error::Tampered { what } | Error::Malformed { what }) => {
+                let ids = files.iter().filter_map(|file| id_of(&file.path));
+                self.set_aside().extend(ids);
+                let files = files.len();
+                return Ok(Compaction::Damaged { what, files });
+            }
+            Err(error) => return Err(error),
+        };
         self.put(&made[0]).await?;
         let (clock, random) = (&*self.shared.clock, &*self.shared.random);
         let entry = Entry::rewrite(&state, &files, &made, clock, random)?;
@@ -394,7 +401,7 @@ mod tests {
         match table.compact().await.unwrap() {
             Compaction::Done(done) => Some(done),
             Compaction::Nothing => None,
-            Compaction::Lost => panic!("nobody else rewrites"),
+            found => panic!("nobody else rewrites, and nothing is damaged: {found:?}"),
         }
     }
 
@@ -675,7 +682,11 @@ mod tests {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        assert!(matches!(table.compact().await, Err(Error::Tampered { .. })));
+        let found = table.compact().await.unwrap();
+        assert!(
+            matches!(found, Compaction::Damaged { files: 8, .. }),
+            "{found:?}"
+        );
         assert_eq!(table.state().await.unwrap().file_count(), 8);
         // The others do not wait for it.
         assert_eq!(joined(&table).await, None);

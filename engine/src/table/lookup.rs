@@ -227,7 +227,7 @@ impl Filters {
             Cache::builder()
                 .weigher(weight)
                 .max_capacity(MEMORY_MAX)
-                .time_to_idle(KEPT)
+                .time_to_live(KEPT)
                 .build(),
         )
     }

@@ -128,6 +128,9 @@ pub enum Error {
     /// An administrative act.
     #[error("nothing was changed")]
     Operator(#[from] operator::Error),
+    /// Several acts, one of which failed.
+    #[error("not everything was done")]
+    Unfinished(#[source] operator::Error),
     /// A file of the command line.
     #[error("cannot read `{}`", .0.display())]
     File(PathBuf, #[source] std::io::Error),

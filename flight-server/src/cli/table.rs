@@ -57,7 +57,7 @@ const KINDS: [TableKind; 3] = [
 pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Error> {
     let operator = Operator::open(config).await?;
     let done = match arguments.verb {
-        Verb::Stats { tenant } => stats(&operator, &tenant).await,
+        Verb::Stats { tenant } => stats(&operator, &tenant).await.map_err(Error::from),
         Verb::Maintain {
             tenant,
             dry_run,
@@ -67,14 +67,16 @@ pub(super) async fn run(config: Config, arguments: Arguments) -> Result<(), Erro
             let hours = grace_hours.map(|hours| Duration::from_secs(hours * 3_600));
             let grace = hours.unwrap_or(operator.service.config.maintenance.grace);
             if dry_run {
-                foresee(&operator, &tenant, grace).await
+                foresee(&operator, &tenant, grace)
+                    .await
+                    .map_err(Error::from)
             } else {
                 maintain(&operator, &tenant, grace, &why).await
             }
         }
     };
     operator.close().await;
-    Ok(done?)
+    done
 }
 
 async fn stats(operator: &Operator, tenant: &str) -> Result<(), operator::Error> {
@@ -120,7 +122,7 @@ async fn maintain(
     tenant: &str,
     grace: Duration,
     why: &Why,
-) -> Result<(), operator::Error> {
+) -> Result<(), Error> {
     let (permit, tables) = open(operator, tenant).await?;
     let mut done = Vec::new();
     let mut failed = None;
@@ -139,7 +141,7 @@ async fn maintain(
         // The other tables have their turn, and what was done is noted.
         for error in [joined.err(), gone.err()].into_iter().flatten() {
             say(format!("{name:<10} not done: {error}"));
-            failed = Some(operator::Error::Table(error));
+            failed = Some(Error::Unfinished(error.into()));
         }
     }
     let basis = (format!("Table.{}", done.join("; ")), why);
@@ -147,16 +149,22 @@ async fn maintain(
     failed.map_or(Ok(()), Err)
 }
 
-/// Joins files until there are none of a size, and says so each time.
+/// Joins files until there are none of a size, and says so each time. Files among which one cannot be read are left alone
+/// from then on; that there are such is the answer in the end.
 async fn join(
     table: &Table,
     files: &mut usize,
     rows: &mut u64,
 ) -> Result<(), engine::table::Error> {
     let name = table.kind().name();
+    let mut damaged = None;
     loop {
         match table.compact().await? {
-            Compaction::Nothing => return Ok(()),
+            Compaction::Nothing => return damaged.map_or(Ok(()), Err),
+            Compaction::Damaged { what, files } => {
+                say(format!("{name:<10} {files} file(s) are left alone: {what}"));
+                damaged = Some(engine::table::Error::Tampered { what });
+            }
             Compaction::Lost => say(format!("{name:<10} another process was faster; once more")),
             Compaction::Done(done) => {
                 *files += done.files;

@@ -33,6 +33,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execute_stream;
 use futures::TryStreamExt;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::sequencer::LaneError;
 use crate::table::{self, ScanRequest, Table, TableKind, TableState, Tables};
@@ -108,6 +109,8 @@ struct Shared {
     store: RwLock<Option<Store>>,
     /// The newest version of each place that was covered, or that a commit was told of: its keys may be nowhere else.
     due: Mutex<HashMap<Place, u64>>,
+    /// Held by whoever reads a place's table.
+    turns: Mutex<HashMap<Place, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Dedup {
@@ -135,6 +138,7 @@ impl Dedup {
             openings: AtomicUsize::new(0),
             store: RwLock::new(None),
             due: Mutex::default(),
+            turns: Mutex::default(),
         }))
     }
 
@@ -200,6 +204,26 @@ impl Dedup {
         table: &Table,
         state: &Arc<TableState>,
     ) -> Result<(), Error> {
+        let _turn = self.turn(place).await;
+        self.read(place, table, state).await
+    }
+
+    /// One at a time reads a place: what it drops before it reads, another may just have read, and would cover.
+    async fn turn(&self, place: &Place) -> OwnedMutexGuard<()> {
+        let turn = {
+            let turns = self.0.turns.lock();
+            let mut turns = turns.unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(turns.entry(place.clone()).or_default())
+        };
+        turn.lock_owned().await
+    }
+
+    async fn read(
+        &self,
+        place: &Place,
+        table: &Table,
+        state: &Arc<TableState>,
+    ) -> Result<(), Error> {
         for _ in 0..ATTEMPTS_MAX {
             match self.read_table(place, table, state).await {
                 Err(Error::Stale) => {}
@@ -229,8 +253,9 @@ impl Dedup {
             .table(&place.tenant, silo, TableKind::Records)
             .await?;
         let state = table.state().await?;
+        let _turn = self.turn(&place).await;
         self.forget(&place).await?;
-        self.catch_up(&place, &table, &state).await?;
+        self.read(&place, &table, &state).await?;
         Ok(state.row_count())
     }
 
