@@ -148,6 +148,7 @@ impl World {
         VerifiedClaims {
             issuer: ISSUER.to_owned(),
             profile: ClaimProfile::Generic,
+            believed_about: None,
             claims,
             expires_at,
         }

@@ -161,6 +161,7 @@ impl World {
         let claims = VerifiedClaims {
             issuer: "https://login.example/idp".to_owned(),
             profile: ClaimProfile::Generic,
+            believed_about: None,
             claims,
             expires_at: self.clock.now().plus(Duration::from_secs(86_400)),
         };

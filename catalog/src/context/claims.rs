@@ -1,6 +1,7 @@
 //! What a verified token says, read through the alias table of its issuer.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -31,6 +32,8 @@ pub struct VerifiedClaims {
     pub issuer: String,
     /// How its claims are read.
     pub profile: ClaimProfile,
+    /// The tenants that the issuer is believed about; every one, where none are named.
+    pub believed_about: Option<Arc<BTreeSet<TenantId>>>,
     /// All of them.
     pub claims: Map<String, Value>,
     /// The token's end.
@@ -145,6 +148,13 @@ impl ClaimProfile {
 }
 
 impl VerifiedClaims {
+    /// Whether the issuer is believed about a tenant.
+    #[must_use]
+    pub fn may_name(&self, tenant: &TenantId) -> bool {
+        let tenants = self.believed_about.as_ref();
+        tenants.is_none_or(|tenants| tenants.contains(tenant))
+    }
+
     /// The tenant the token names, the reserved one only for operators.
     ///
     /// # Errors

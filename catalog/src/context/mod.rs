@@ -42,7 +42,7 @@ impl TenantContext {
     ///
     /// # Errors
     /// [`Denial::MissingTenant`], [`Denial::InvalidTenantFormat`] and [`Denial::TenantMismatch`] about the tenant,
-    /// [`Denial::Forbidden`] for a role, purpose, edition or tenant the token may not have, [`Denial::Unavailable`] when the registry
+    /// [`Denial::InvalidToken`] of an issuer that is not believed about the tenant, [`Denial::Forbidden`] for a role, purpose, edition or tenant the token may not have, [`Denial::Unavailable`] when the registry
     /// had to be asked and does not answer.
     pub async fn resolve(
         claims: &VerifiedClaims,
@@ -56,6 +56,9 @@ impl TenantContext {
             (None, Some(named)) => bound(registry, named, claims, &subject).await?,
             (None, None) => return Err(Denial::MissingTenant),
         };
+        if !claims.may_name(&tenant) {
+            return Err(Denial::InvalidToken);
+        }
         let roles = claims.roles();
         let chosen_role = headers.chosen_role(&roles)?;
         Ok(Self {

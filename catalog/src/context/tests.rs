@@ -1,6 +1,7 @@
 //! Who a request is from: claims, headers and bindings against each other.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -10,6 +11,7 @@ use crate::context::{
     VerifiedClaims,
 };
 use crate::guard::Denial;
+use crate::ids::TenantId;
 use crate::world::{ISSUER, World, id};
 
 /// What the tenant of a request comes out as.
@@ -187,6 +189,33 @@ async fn a_header_alone_counts_for_principals_that_are_bound() {
 }
 
 #[tokio::test]
+async fn an_issuer_is_believed_about_its_own_tenants() {
+    let world = World::new().await;
+    let own = BTreeSet::from([TenantId::parse("acme").unwrap()]);
+    let resolve = async |claims: Value, headers: Headers| {
+        let claims = VerifiedClaims {
+            believed_about: Some(Arc::new(own.clone())),
+            ..world.claims(claims)
+        };
+        let headers = IngressHeaders::from_pairs(headers.iter().copied(), &SeededRandom::new(3));
+        let context = TenantContext::resolve(&claims, &headers, &world.registry).await;
+        context.map(|context| context.tenant().to_string())
+    };
+    let named = json!({ "sub": "a", "tenant": "ACME" });
+    assert_eq!(resolve(named, &[]).await, Ok("acme".to_owned()));
+    for (claims, headers) in [
+        (json!({ "sub": "a", "tenant": "globex" }), &[] as Headers),
+        (
+            json!({ "sub": "a", "tenant": "_system", "roles": ["SRE.Admin"] }),
+            &[],
+        ),
+    ] {
+        let found = resolve(claims, headers).await;
+        assert_eq!(found, Err(Denial::InvalidToken));
+    }
+}
+
+#[tokio::test]
 async fn each_identity_provider_is_read_its_own_way() {
     let world = World::new().await;
     let directory = "72f988bf-86f1-41af-91ab-2d7cd011db47";
@@ -250,6 +279,7 @@ fn a_persons_roles_are_no_scopes_of_the_application() {
         VerifiedClaims {
             issuer: "https://login.example".to_owned(),
             profile: ClaimProfile::AzureAd,
+            believed_about: None,
             claims: claims.as_object().unwrap().clone(),
             expires_at: Timestamp::from_micros(0),
         }

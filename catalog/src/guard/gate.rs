@@ -53,7 +53,7 @@ impl Gate {
     /// Finds out who asks, and for which tenant.
     ///
     /// # Errors
-    /// Those of [`TenantContext::resolve`], recorded with the tenant the token names, or else with the system tenant.
+    /// Those of [`TenantContext::resolve`], recorded with the tenant the token names and may name, or else with the system tenant.
     pub async fn identify(
         &self,
         claims: &VerifiedClaims,
@@ -67,6 +67,7 @@ impl Gate {
             .tenant()
             .ok()
             .flatten()
+            .filter(|tenant| claims.may_name(tenant))
             .unwrap_or_else(TenantId::system);
         let entry = EvidenceEntry {
             tenant: self.witness(&claimed).await,

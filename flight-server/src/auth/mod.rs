@@ -18,7 +18,7 @@ mod jwt;
 mod signer;
 mod source;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use base64::engine::{DecodePaddingMode, Engine, GeneralPurpose, GeneralPurposeCo
 use catalog::clock::Clock;
 use catalog::context::{ClaimProfile, VerifiedClaims};
 use catalog::guard::Denial;
+use catalog::ids::TenantId;
 
 use crate::config::Auth;
 use crate::limits::TOKEN_BYTES_MAX;
@@ -96,6 +97,8 @@ pub struct Authenticator {
 struct Issuer {
     audience: String,
     profile: ClaimProfile,
+    /// The tenants it is believed about, if not about all.
+    tenants: Option<Arc<BTreeSet<TenantId>>>,
     keys: Keys,
 }
 
@@ -122,6 +125,7 @@ impl Authenticator {
             let issuer = Issuer {
                 audience: trusted.audience.clone(),
                 profile: trusted.profile,
+                tenants: trusted.tenants.clone().map(Arc::new),
                 keys: Keys::Published(Arc::new(KeySet::new(source, config.jwks_refresh))),
             };
             issuers.insert(trusted.issuer.clone(), issuer);
@@ -130,6 +134,7 @@ impl Authenticator {
             let issuer = Issuer {
                 audience: developer::AUDIENCE.to_owned(),
                 profile: ClaimProfile::Generic,
+                tenants: None,
                 keys: Keys::Published(Arc::new(KeySet::fixed(
                     developer.key_id(),
                     &developer.public_key(),
@@ -140,6 +145,7 @@ impl Authenticator {
         let own = Issuer {
             audience: jobs::AUDIENCE.to_owned(),
             profile: ClaimProfile::Generic,
+            tenants: None,
             keys: Keys::Jobs(jobs),
         };
         issuers.insert(jobs::ISSUER.to_owned(), own);
@@ -200,6 +206,7 @@ impl Authenticator {
         Ok(VerifiedClaims {
             issuer: name,
             profile: issuer.profile,
+            believed_about: issuer.tenants.clone(),
             claims,
             expires_at,
         })

@@ -1,9 +1,11 @@
 //! Whose tokens are believed: `[auth]`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use catalog::context::ClaimProfile;
+use catalog::ids::TenantId;
 use url::Url;
 
 use super::raw::{RawAuth, RawIssuer};
@@ -38,6 +40,8 @@ pub struct Issuer {
     pub jwks: Jwks,
     /// How its claims are named.
     pub profile: ClaimProfile,
+    /// The tenants it is believed about, if not about all.
+    pub tenants: Option<BTreeSet<TenantId>>,
 }
 
 /// Where a key set is read from.
@@ -113,7 +117,18 @@ fn issuer(raw: RawIssuer) -> Result<Issuer, Error> {
         audience: raw.audience,
         jwks,
         profile,
+        tenants: raw.tenants.map(|names| tenants(&names)).transpose()?,
     })
+}
+
+fn tenants(names: &[String]) -> Result<BTreeSet<TenantId>, Error> {
+    const SETTING: &str = "auth.issuers.tenants";
+    if names.is_empty() {
+        return Err(refused(SETTING, "one at least; without it, all of them"));
+    }
+    let names = names.iter().map(|name| TenantId::from_stored(name));
+    let names = names.collect::<Result<_, _>>();
+    names.map_err(|error| refused(SETTING, error.to_string()))
 }
 
 fn jwks(text: &str) -> Result<Jwks, Error> {

@@ -54,6 +54,7 @@ const SETTINGS: &[(&str, Kind)] = &[
     ("auth.issuers.[].audience", Kind::Text),
     ("auth.issuers.[].jwks", Kind::Text),
     ("auth.issuers.[].profile", Kind::Text),
+    ("auth.issuers.[].tenants", Kind::Text),
     ("limits.record_bytes", Kind::Integer),
     ("limits.batch_bytes", Kind::Integer),
     ("limits.batch_lines", Kind::Integer),
@@ -214,6 +215,7 @@ pub(super) struct RawIssuer {
     pub(super) audience: String,
     pub(super) jwks: Option<String>,
     pub(super) profile: Option<String>,
+    pub(super) tenants: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -517,7 +519,8 @@ mod tests {
             let line = format!("{} = {value}", setting.replace('*', "eu"));
             assert!(read(&line, &[]).is_ok(), "{line}");
         }
-        let issuer = "[[auth.issuers]]\nissuer='i'\naudience='a'\njwks='j'\nprofile='okta'";
+        let issuer =
+            "[[auth.issuers]]\nissuer='i'\naudience='a'\njwks='j'\nprofile='okta'\ntenants=['a']";
         assert!(read(issuer, &[]).is_ok());
     }
 }

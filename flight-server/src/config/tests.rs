@@ -95,6 +95,16 @@ fn the_development_issuer_stays_on_loopback() {
     let config = from_text(&plaintext, []).unwrap();
     assert!(!config.auth.developer);
     assert_eq!(config.auth.issuers.len(), 1);
+    assert_eq!(config.auth.issuers[0].tenants, None);
+    let some = format!("{plaintext}tenants = ['Acme', '_system']");
+    let config = from_text(&some, []).unwrap();
+    let tenants = config.auth.issuers[0].tenants.as_ref().unwrap().iter();
+    let tenants: Vec<&str> = tenants.map(|tenant| tenant.as_str()).collect();
+    assert_eq!(tenants, ["_system", "acme"]);
+    for tenants in ["[]", "['a b']"] {
+        let none = format!("{plaintext}tenants = {tenants}");
+        refuses(&none, "auth.issuers.tenants");
+    }
     refuses(&format!("{outside}{issuer}{issuer}"), "auth.issuers");
 }
 
