@@ -4,8 +4,8 @@
 
 The records are those of `suite.py`, sent in the order of time; files are joined meanwhile, as servers do. At each size the
 server is started anew. `cold` is what a question takes that is the first of the process, but for one `SELECT 1`: keys,
-entries of the log, footers and filters are read. The rest are medians of rounds. A hundred million records take some 90 GB
-of disk, half of which is files that were joined and wait for their time.
+entries of the log, footers and filters are read. The rest are medians of rounds. Files that were joined wait
+for their time beside those that took their place: mind the disk.
 """
 
 import argparse

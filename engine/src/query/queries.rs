@@ -355,10 +355,22 @@ mod tests {
 
     /// A caller over encrypted tables on disk, three files of them.
     async fn caller(world: &testing::World, role: Role) -> Caller {
-        let table = world.records(OWN).await;
         let alone = World { foreign: 0, ..ONE };
-        for start in [0, 100, 200] {
-            let rows = numbered_records(alone, start..start + 50);
+        let files = [0, 100, 200].map(|start| numbered_records(alone, start..start + 50));
+        stored(world, Caller::new(ONE, role), files.into()).await
+    }
+
+    /// A caller under a row policy over files with these rows.
+    async fn restricted(world: &testing::World, files: Vec<RecordBatch>) -> Caller {
+        let policy = hidden_rows::policy(hidden_rows::ROWS);
+        let caller = Caller::under(ONE, Role::Investigator, &policy);
+        stored(world, caller, files).await
+    }
+
+    /// The caller over encrypted tables on disk, a file for each of these batches.
+    async fn stored(world: &testing::World, caller: Caller, files: Vec<RecordBatch>) -> Caller {
+        let table = world.records(OWN).await;
+        for rows in files {
             let state = table.state().await.expect("a state");
             let appended = table
                 .append(&state, vec![rows], Vec::new(), Vec::new())
@@ -368,7 +380,6 @@ mod tests {
                 Ok(table::AppendOutcome::Committed { .. })
             ));
         }
-        let caller = Caller::new(ONE, role);
         let sources = StoredTables {
             tables: Arc::new(world.tables()),
             seals: Arc::default(),
@@ -487,31 +498,6 @@ mod tests {
         // With a filter the number is the guard's secret until rows have been through it.
         let plan = physical(&caller, "SELECT count(*) FROM records WHERE action = 'x'").await;
         assert!(plan.contains("GuardedScanExec"), "{plan}");
-    }
-
-    /// A caller under a row policy over files with these rows.
-    async fn restricted(world: &testing::World, files: Vec<RecordBatch>) -> Caller {
-        let table = world.records(OWN).await;
-        for rows in files {
-            let state = table.state().await.expect("a state");
-            let appended = table.append(&state, vec![rows], Vec::new(), Vec::new());
-            let appended = appended.await;
-            assert!(matches!(
-                appended,
-                Ok(table::AppendOutcome::Committed { .. })
-            ));
-        }
-        let policy = hidden_rows::policy(hidden_rows::ROWS);
-        let caller = Caller::under(ONE, Role::Investigator, &policy);
-        let sources = StoredTables {
-            tables: Arc::new(world.tables()),
-            seals: Arc::default(),
-            decision: Arc::clone(caller.viewer.decision()),
-        };
-        Caller {
-            sources: Arc::new(sources),
-            ..caller
-        }
     }
 
     /// A plan with one node more can be one too many, and so tells of itself.

@@ -43,13 +43,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 pub(crate) struct Reuse {
     /// How long each is kept; zero for not at all.
     time: Duration,
-    held: Mutex<Held>,
-}
-
-#[derive(Default)]
-struct Held {
-    answers: HashMap<[u8; 32], Answer>,
-    bytes: usize,
+    held: Mutex<HashMap<[u8; 32], Answer>>,
 }
 
 struct Answer {
@@ -98,7 +92,7 @@ impl Reuse {
 
     fn get(&self, slot: &Slot) -> Option<Vec<RecordBatch>> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = held.answers.get(&slot.key)?;
+        let answer = held.get(&slot.key)?;
         let is_theirs = is_same(&answer.decision, &slot.decision);
         (is_theirs && Instant::now() < answer.ends).then(|| answer.batches.clone())
     }
@@ -106,20 +100,19 @@ impl Reuse {
     fn put(&self, slot: &Slot, batches: Vec<RecordBatch>, bytes: usize) {
         let now = Instant::now();
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.answers.retain(|_, answer| now < answer.ends);
-        held.answers.remove(&slot.key);
-        held.bytes = held.answers.values().map(|answer| answer.bytes).sum();
-        if held.bytes + bytes > HELD_BYTES_MAX {
+        held.retain(|_, answer| now < answer.ends);
+        held.remove(&slot.key);
+        let kept: usize = held.values().map(|answer| answer.bytes).sum();
+        if kept + bytes > HELD_BYTES_MAX {
             return;
         }
-        held.bytes += bytes;
         let answer = Answer {
             decision: Arc::clone(&slot.decision),
             batches,
             bytes,
             ends: now + self.time,
         };
-        held.answers.insert(slot.key, answer);
+        held.insert(slot.key, answer);
     }
 }
 
@@ -411,6 +404,6 @@ mod tests {
         let caller = keeping(Caller::new(ONE, Role::Investigator));
         let rows = caller.rows(large).await.expect(large);
         assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 2_187);
-        assert!(caller.reuse.held.lock().unwrap().answers.is_empty());
+        assert!(caller.reuse.held.lock().unwrap().is_empty());
     }
 }
