@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, Serialize, de};
+
 use crate::ids::SiloId;
 
 /// Characters of the longest attribute.
@@ -23,13 +25,17 @@ pub enum Attribute {
 }
 
 /// The attributes of one caller; what the token does not say is missing.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Attributes {
     /// See [`Attribute::Edition`].
+    #[serde(deserialize_with = "stored_value")]
     pub edition: Option<String>,
     /// See [`Attribute::OrgUnit`].
+    #[serde(deserialize_with = "stored_value")]
     pub org_unit: Option<String>,
     /// See [`Attribute::Purpose`].
+    #[serde(deserialize_with = "stored_value")]
     pub purpose: Option<String>,
     /// See [`Attribute::DataSilo`].
     pub data_silo: Option<SiloId>,
@@ -89,4 +95,14 @@ impl Attributes {
 pub(super) fn is_value(text: &str) -> bool {
     let length = text.chars().count();
     (1..=ATTRIBUTE_CHARS_MAX).contains(&length) && !text.chars().any(char::is_control)
+}
+
+/// A stored one is no other than one that a token may have.
+fn stored_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let value = Option::<String>::deserialize(deserializer)?;
+    if value.as_deref().is_none_or(is_value) {
+        Ok(value)
+    } else {
+        Err(de::Error::custom("not a value of an attribute"))
+    }
 }

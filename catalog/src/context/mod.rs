@@ -6,6 +6,7 @@
 mod attributes;
 mod claims;
 mod headers;
+mod mandate;
 mod role;
 #[cfg(test)]
 mod tests;
@@ -20,9 +21,11 @@ use crate::tenant::Registry;
 pub use attributes::{ATTRIBUTE_CHARS_MAX, Attribute, Attributes};
 pub use claims::{ClaimProfile, VerifiedClaims};
 pub use headers::IngressHeaders;
+pub use mandate::Mandate;
 pub use role::{Role, Scope};
 
-/// The identity of one request. There is no way to make one without a verified token.
+/// The identity of one request. There is no way to make one but from a verified token, or from the [`Mandate`] of somebody
+/// who had one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantContext {
     tenant: TenantId,
@@ -146,6 +149,13 @@ impl TenantContext {
     #[must_use]
     pub fn expires_at(&self) -> Timestamp {
         self.expires_at
+    }
+
+    /// What the caller is now, for something that goes on without them until then, in the silo of the listener that they
+    /// asked at.
+    #[must_use]
+    pub fn mandate(&self, silo: &SiloId, until: Timestamp) -> Mandate {
+        Mandate::of(self, silo.clone(), until)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
 /// A role of a person or service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -104,6 +106,19 @@ impl fmt::Display for Role {
     }
 }
 
+impl Serialize for Role {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Role {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| de::Error::custom("not a role"))
+    }
+}
+
 impl Scope {
     /// All of them.
     pub const ALL: [Self; 6] = [
@@ -149,6 +164,19 @@ impl fmt::Display for Scope {
     }
 }
 
+impl Serialize for Scope {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Scope {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| de::Error::custom("not a scope"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,5 +193,11 @@ mod tests {
         }
         assert_eq!(Scope::parse("audit.ingest"), Some(Scope::AuditWrite));
         assert_eq!(Scope::parse("audit.export:read"), None);
+        let stored = serde_json::to_string(&(Role::ALL, Scope::ALL)).unwrap();
+        let read = serde_json::from_str::<([Role; 8], [Scope; 6])>(&stored).unwrap();
+        assert_eq!(read, (Role::ALL, Scope::ALL));
+        assert!(stored.contains("\"Export.Operator\"") && stored.contains("\"audit.export\""));
+        assert!(serde_json::from_str::<Role>("\"Owner\"").is_err());
+        assert!(serde_json::from_str::<Scope>("\"audit.everything\"").is_err());
     }
 }

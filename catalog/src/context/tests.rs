@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::clock::{SeededRandom, Timestamp};
 use crate::context::{
-    ATTRIBUTE_CHARS_MAX, Attribute, ClaimProfile, IngressHeaders, Role, Scope, TenantContext,
-    VerifiedClaims,
+    ATTRIBUTE_CHARS_MAX, Attribute, ClaimProfile, IngressHeaders, Mandate, Role, Scope,
+    TenantContext, VerifiedClaims,
 };
 use crate::guard::Denial;
-use crate::ids::TenantId;
+use crate::ids::{SiloId, TenantId};
 use crate::world::{ISSUER, World, id};
 
 /// What the tenant of a request comes out as.
@@ -419,4 +419,68 @@ async fn a_chosen_role_must_be_one_of_the_tokens() {
             ),
         }
     }
+}
+
+#[tokio::test]
+async fn a_mandate_is_read_back_as_it_was_kept_and_nothing_else_is() {
+    let world = World::new().await;
+    let claims = json!({
+        "sub": "ann", "azp": "portal", "tenant": "acme", "roles": ["Audit.Reader", "Export.Admin"],
+        "scp": "audit.export audit.read", "edition": "pro", "org_unit": "north", "purpose": "fraud", "data_silo": "eu",
+    });
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let headers = [("traceparent", trace), ("x-trailhouse-role", "Reader")];
+    let context = world.identify(claims, &headers).await.unwrap();
+    let silo = SiloId::parse("eu").unwrap();
+    let mandate = context.mandate(&silo, context.expires_at());
+    assert_eq!(
+        (mandate.tenant(), mandate.silo(), mandate.subject()),
+        (context.tenant(), &silo, "ann")
+    );
+    assert_eq!(
+        (mandate.correlation(), mandate.until()),
+        (context.correlation(), context.expires_at())
+    );
+    assert_eq!(mandate.attributes(), context.attributes());
+    let kept = serde_json::to_value(&mandate).unwrap();
+    let read: Mandate = serde_json::from_value(kept.clone()).unwrap();
+    assert_eq!(read, mandate);
+    // With all that the caller was; only the end is another.
+    let now = context.expires_at().plus(std::time::Duration::from_secs(1));
+    assert_eq!(read.context(now), context);
+    for (place, value) in [
+        ("/roles/0", json!("Owner")),
+        ("/scopes/0", json!("audit.everything")),
+        ("/chosen_role", json!("Reader")),
+        ("/tenant", json!("a/b")),
+        ("/silo", json!("")),
+        ("/correlation", json!("a b")),
+        ("/until", json!("soon")),
+        ("/attributes/purpose", json!("")),
+        ("/attributes/edition", json!("a\nb")),
+        ("/attributes/data_silo", json!("e u")),
+    ] {
+        let mut changed = kept.clone();
+        *changed.pointer_mut(place).unwrap() = value;
+        assert!(
+            serde_json::from_value::<Mandate>(changed).is_err(),
+            "{place}"
+        );
+    }
+    for (place, key) in [("", "more"), ("/attributes", "more")] {
+        let mut changed = kept.clone();
+        changed.pointer_mut(place).unwrap()[key] = json!(1);
+        assert!(
+            serde_json::from_value::<Mandate>(changed).is_err(),
+            "{place}"
+        );
+    }
+    let mut changed = kept;
+    changed.as_object_mut().unwrap().remove("until");
+    assert!(serde_json::from_value::<Mandate>(changed).is_err());
+    let system = json!({ "sub": "ops", "tenant": "_system", "roles": ["SRE.Admin"] });
+    let system = world.identify(system, &[]).await.unwrap();
+    let kept = serde_json::to_value(system.mandate(&silo, system.expires_at())).unwrap();
+    let read: Mandate = serde_json::from_value(kept).unwrap();
+    assert!(read.tenant().is_system());
 }

@@ -75,7 +75,7 @@ impl Decision {
     pub fn entry(&self, act: &'static str) -> EvidenceEntry {
         let reads = matches!(
             self.operation,
-            OperationKind::Read | OperationKind::QuarantineRead
+            OperationKind::Read | OperationKind::QuarantineRead | OperationKind::Export
         );
         EvidenceEntry {
             tenant: self.tenant.clone(),

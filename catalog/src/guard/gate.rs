@@ -6,15 +6,16 @@ use std::sync::Arc;
 use futures::FutureExt;
 
 use crate::clock::{Clock, Timestamp};
-use crate::context::{IngressHeaders, TenantContext, VerifiedClaims};
+use crate::context::{IngressHeaders, Mandate, TenantContext, VerifiedClaims};
 use crate::evidence::{
     Evidence, EvidenceEntry, EvidenceReceipt, EvidenceRef, EvidenceUnavailable, Verdict,
 };
-use crate::ids::{SiloId, StreamName, TenantId};
+use crate::ids::TenantId;
 use crate::policy::rego::{Judge, Obligations};
-use crate::policy::{CurrentPolicy, PinnedPolicy, Policies, StaleMode};
+use crate::policy::{PinnedPolicy, Policies};
 use crate::tenant::{Registry, TenantRecord};
 
+use super::admitted::{admitted, exporting, resident, streamed};
 use super::decision::{self, Decision};
 use super::denial::Denial;
 use super::permit::{Operation, OperationKind, Permit, Read};
@@ -105,21 +106,12 @@ impl Gate {
                 let receipt = self.evidence.record(entry);
                 Ok(Permit::new(Arc::new(decision), receipt))
             }
-            Err(denial) => {
-                let mut about = about(request.target.as_ref());
-                about.extend(question::basis_of(&denial).map(str::to_owned));
-                drop(
-                    self.refuse(context, Op::KIND, denial.slug(), request.statement, about)
-                        .await,
-                );
-                Err(denial)
-            }
+            Err(denial) => Err(self.denied(context, Op::KIND, denial, request).await),
         }
     }
 
     /// Decides whether a statement may be planned, or the catalog listed. One execution is one record of evidence, and
-    /// drivers plan a statement twice before; so only a denial is recorded here, and the permit has no evidence: whatever
-    /// waits for it before rows leave gets an error. [`Self::witnessed`] gives it some.
+    /// drivers plan a statement twice before; so this is quiet, and [`Self::witnessed`] gives the evidence.
     ///
     /// # Errors
     /// Why not.
@@ -128,15 +120,46 @@ impl Gate {
         context: &TenantContext,
         request: Request,
     ) -> Result<Permit<Read>, Denial> {
-        match self.decide(context, Read::KIND, &request).await {
+        self.authorize_quietly(context, request).await
+    }
+
+    /// Decides, and records a denial only: for looking at the progress of what was recorded when it was asked for, and
+    /// for what gives evidence of its own. The permit has none: whatever waits for it before rows leave gets an error.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn authorize_quietly<Op: Operation>(
+        &self,
+        context: &TenantContext,
+        request: Request,
+    ) -> Result<Permit<Op>, Denial> {
+        match self.decide(context, Op::KIND, &request).await {
             Ok(decision) => {
                 let none: EvidenceReceipt = ready(Err(EvidenceUnavailable)).boxed().shared();
                 Ok(Permit::new(Arc::new(decision), none))
             }
-            Err(denial) => Err(self
-                .deny(context, Read::KIND, denial, request.statement)
-                .await),
+            Err(denial) => Err(self.denied(context, Op::KIND, denial, request).await),
         }
+    }
+
+    /// Decides anew for somebody who is not there any more, by what they were when they asked and by what is known of
+    /// the tenant and its policy now. Quiet, as [`Self::authorize_quietly`] is: what is done under the permit gives
+    /// evidence of its own.
+    ///
+    /// # Errors
+    /// Why not; [`Denial::InvalidToken`] where the mandate has ended, [`Denial::ResidencyConflict`] in a silo that it was
+    /// not given in.
+    pub async fn resume<Op: Operation>(
+        &self,
+        mandate: &Mandate,
+        request: Request,
+    ) -> Result<Permit<Op>, Denial> {
+        let context = mandate.context(self.clock.now());
+        if request.listener_silo != *mandate.silo() {
+            let denial = Denial::ResidencyConflict;
+            return Err(self.denied(&context, Op::KIND, denial, request).await);
+        }
+        self.authorize_quietly(&context, request).await
     }
 
     /// Records that what was planned under this permit is executed, and gives the permit that this evidence belongs to.
@@ -222,6 +245,23 @@ impl Gate {
         receipt.await.map_err(|_| Denial::EvidenceUnavailable)
     }
 
+    /// Records what the gate itself denies, with whose tenant it was about. Gives it back.
+    async fn denied(
+        &self,
+        context: &TenantContext,
+        operation: OperationKind,
+        denial: Denial,
+        request: Request,
+    ) -> Denial {
+        let mut basis = about(request.target.as_ref());
+        basis.extend(question::basis_of(&denial).map(str::to_owned));
+        drop(
+            self.refuse(context, operation, denial.slug(), request.statement, basis)
+                .await,
+        );
+        denial
+    }
+
     /// A denial is recorded as well as can be, and stays a denial whatever becomes of the receipt.
     async fn refuse(
         &self,
@@ -302,6 +342,7 @@ impl Gate {
         basis.extend(admitted(operation, &record, &current, confirmed)?);
         let attributes = context.attributes();
         let bundle = &current.policy.bundle;
+        exporting(operation, &bundle.export, &roles, context.scopes())?;
         let obligations = self
             .judged(context, operation, request, &current.policy, now)
             .await?;
@@ -369,7 +410,8 @@ impl Gate {
                 | OperationKind::Write
                 | OperationKind::QuarantineRead
                 | OperationKind::QuarantineDecide
-                | OperationKind::JobToken,
+                | OperationKind::JobToken
+                | OperationKind::Export,
             ) => Err(Denial::Forbidden {
                 needs: "a caller of the tenant itself",
             }),
@@ -395,75 +437,6 @@ impl Gate {
                 }
             }
         }
-    }
-}
-
-/// The listener, the token and the registry must agree on where the data lives.
-fn resident(
-    context: &TenantContext,
-    record: &TenantRecord,
-    listener: &SiloId,
-) -> Result<(), Denial> {
-    let claimed = context
-        .data_silo()
-        .is_none_or(|claimed| *claimed == record.silo);
-    if *listener == record.silo && claimed {
-        Ok(())
-    } else {
-        Err(Denial::ResidencyConflict)
-    }
-}
-
-fn streamed(
-    operation: OperationKind,
-    record: &TenantRecord,
-    request: &Request,
-    may_see_evidence: bool,
-) -> Result<(), Denial> {
-    let Some(stream) = &request.stream else {
-        return Ok(());
-    };
-    let evidence =
-        operation == OperationKind::Read && may_see_evidence && *stream == StreamName::evidence();
-    if evidence || record.streams.contains(stream) {
-        Ok(())
-    } else {
-        Err(Denial::InvalidStream)
-    }
-}
-
-/// What the policy itself says: that this silo may serve, and what may be done while nobody confirms it.
-fn admitted(
-    operation: OperationKind,
-    record: &TenantRecord,
-    current: &CurrentPolicy,
-    confirmed: bool,
-) -> Result<Vec<String>, Denial> {
-    let bundle = &current.policy.bundle;
-    if !bundle.residency.allowed_silos.contains(&record.silo) {
-        return Err(Denial::ResidencyConflict);
-    }
-    let residency = format!("Residency.{}", record.silo);
-    match (confirmed, operation, bundle.stale_mode) {
-        (true, _, _) => Ok(vec![residency]),
-        (
-            false,
-            OperationKind::Read
-            | OperationKind::PolicyRead
-            | OperationKind::QuarantineRead
-            | OperationKind::SchemaRead,
-            StaleMode::Serve,
-        ) => {
-            tracing::warn!(tenant = %record.id, "served under a policy that could not be confirmed");
-            Ok(vec![residency, "Cached".to_owned()])
-        }
-        (
-            false,
-            OperationKind::Read | OperationKind::PolicyRead | OperationKind::QuarantineRead,
-            StaleMode::Reject,
-        ) => Err(Denial::PolicyVersionStale),
-        // Storage does not answer: whoever wants to change something does well to try again.
-        (false, _, _) => Err(Denial::Unavailable),
     }
 }
 

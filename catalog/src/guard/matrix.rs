@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::guard::{
-    Denial, JobToken, Operation, OperationKind, PolicyRead, PolicyWrite, QuarantineDecide,
+    Denial, Export, JobToken, Operation, OperationKind, PolicyRead, PolicyWrite, QuarantineDecide,
     QuarantineRead, Read, Request, SchemaRead, SchemaWrite, TenantAdmin, Write,
 };
 use crate::tenant::{Event, NewTenant, TenantState};
@@ -35,7 +35,12 @@ const OPERATORS: &[(&str, &[&str], &[&str])] = &[
     (
         "SRE.Admin, all scopes",
         &["SRE.Admin"],
-        &["audit.write", "audit.read", "audit.policy.write"],
+        &[
+            "audit.write",
+            "audit.read",
+            "audit.export",
+            "audit.policy.write",
+        ],
     ),
     ("Security.Admin", &["Security.Admin"], &["audit.write"]),
 ];
@@ -99,6 +104,7 @@ async fn ask(
         OperationKind::SchemaRead => denial::<SchemaRead>(world, claims, request).await,
         OperationKind::SchemaWrite => denial::<SchemaWrite>(world, claims, request).await,
         OperationKind::JobToken => denial::<JobToken>(world, claims, request).await,
+        OperationKind::Export => denial::<Export>(world, claims, request).await,
     }
 }
 

@@ -32,11 +32,13 @@ pub enum OperationKind {
     SchemaWrite,
     /// A token for a job is given out.
     JobToken,
+    /// Records are exported: asked for, followed, fetched.
+    Export,
 }
 
 impl OperationKind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Write,
         Self::Read,
         Self::TenantAdmin,
@@ -47,6 +49,7 @@ impl OperationKind {
         Self::SchemaRead,
         Self::SchemaWrite,
         Self::JobToken,
+        Self::Export,
     ];
 
     /// The word in decisions and evidence.
@@ -63,6 +66,7 @@ impl OperationKind {
             Self::SchemaRead => "SchemaRead",
             Self::SchemaWrite => "SchemaWrite",
             Self::JobToken => "JobToken",
+            Self::Export => "Export",
         }
     }
 }
@@ -116,10 +120,12 @@ operations! {
     /// A schema is registered, or its end announced.
     SchemaWrite,
     /// A token for a job is given out.
-    JobToken
+    JobToken,
+    /// Records are exported: asked for, followed, fetched.
+    Export
 }
 
-/// The guard allowed `Op`. There is no other way to come by one than [`super::Gate::authorize`].
+/// The guard allowed `Op`. There is no other way to come by one than [`super::Gate`], which decides first.
 pub struct Permit<Op> {
     decision: Arc<Decision>,
     evidence: EvidenceReceipt,
@@ -155,6 +161,15 @@ impl<Op> Permit<Op> {
             .clone()
             .await
             .map_err(|_| Denial::EvidenceUnavailable)
+    }
+}
+
+impl Permit<Export> {
+    /// The same decision and evidence as a permit to read: an export is a guarded query. The decision goes on saying
+    /// that it is an export.
+    #[must_use]
+    pub fn reading(&self) -> Permit<Read> {
+        Permit::new(Arc::clone(&self.decision), self.receipt())
     }
 }
 

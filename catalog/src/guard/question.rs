@@ -18,7 +18,8 @@ pub(super) const fn asks_rego(operation: OperationKind) -> bool {
         | OperationKind::Read
         | OperationKind::QuarantineRead
         | OperationKind::QuarantineDecide
-        | OperationKind::JobToken => true,
+        | OperationKind::JobToken
+        | OperationKind::Export => true,
         OperationKind::TenantAdmin
         | OperationKind::PolicyRead
         | OperationKind::PolicyWrite

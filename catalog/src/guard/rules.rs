@@ -139,6 +139,14 @@ const RULES: &[Rule] = &[
         scopes: &[Scope::PolicyWrite],
         needs: "the scope audit.policy.write or the role Security.Admin",
     },
+    // Whether they may in the end is the policy's to say (`admitted::exporting`). Nothing leaves in an operator's name.
+    Rule {
+        operation: OperationKind::Export,
+        standing: Standing::Tenant,
+        roles: EXPORTERS,
+        scopes: &[Scope::AuditExport],
+        needs: "the scope audit.export or the role Export.Operator",
+    },
 ];
 
 /// The roles that may read a tenant's records, and so the ones whose masking profiles count.
@@ -149,6 +157,8 @@ pub(super) const READERS: &[Role] = &[
     Role::ComplianceReviewer,
     Role::SecurityAdmin,
 ];
+/// The roles that are about exports.
+pub(super) const EXPORTERS: &[Role] = &[Role::ExportOperator, Role::ExportAdmin];
 /// The roles that find the evidence table in their session.
 pub(super) const EVIDENCE_READERS: &[Role] = &[
     Role::AuditAdmin,

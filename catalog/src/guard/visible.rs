@@ -38,8 +38,11 @@ impl Sight {
         let profile = obliged(bundle, profile(bundle, roles, attributes), asked)?;
         let rows = rows(bundle, roles, attributes, asked)?;
         unrestricted(operation, rows.as_ref())?;
-        let sees =
-            |readers: &[Role]| rows.is_none() && readers.iter().any(|role| roles.contains(role));
+        // What is exported is records.
+        let is_for_records = operation == OperationKind::Export;
+        let sees = |readers: &[Role]| {
+            rows.is_none() && !is_for_records && readers.iter().any(|role| roles.contains(role))
+        };
         Ok(Self {
             may_see_quarantine: sees(QUARANTINE_READERS),
             may_see_evidence: sees(EVIDENCE_READERS),
@@ -175,7 +178,7 @@ fn basis(
 ) -> Vec<String> {
     if !matches!(
         operation,
-        OperationKind::Read | OperationKind::QuarantineRead
+        OperationKind::Read | OperationKind::QuarantineRead | OperationKind::Export
     ) {
         return Vec::new();
     }

@@ -64,6 +64,8 @@ pub enum TenantSecret {
     Documents,
     /// Names the tenant's logs.
     Logs,
+    /// Seals the jobs of the tenant's exports.
+    Exports,
 }
 
 impl TenantSecret {
@@ -75,6 +77,7 @@ impl TenantSecret {
             Self::Directory => "directory",
             Self::Documents => "documents",
             Self::Logs => "logs",
+            Self::Exports => "exports",
         }
     }
 }

@@ -135,6 +135,12 @@ pub struct ExportPolicy {
     pub formats: BTreeSet<String>,
     /// Whether they must say why.
     pub purpose_required: bool,
+    /// Days of the longest time range of one export; with it, every export names its range.
+    pub max_days: Option<u32>,
+    /// Records of the largest export.
+    pub max_records: Option<u64>,
+    /// Bytes of all files of the largest export.
+    pub max_bytes: Option<u64>,
 }
 
 /// What a read does under a policy that could not be confirmed as current.
@@ -439,6 +445,11 @@ export:
             bundle.export.allowed_actors,
             BTreeSet::from([Role::ExportOperator, Role::ExportAdmin])
         );
+        let export = &bundle.export;
+        assert_eq!(
+            (export.max_days, export.max_records, export.max_bytes),
+            (None, None, None)
+        );
         assert_eq!(
             bundle
                 .retention_class(&StreamName::audit_default())
@@ -501,6 +512,38 @@ staleMode: reject
         assert!(bundle.query.may_filter("user_name") && !bundle.query.may_filter("created_at"));
         assert!(bundle.query.may_sort("created_at") && !bundle.query.may_sort("action"));
         assert_eq!(bundle.stale_mode, StaleMode::Reject);
+    }
+
+    #[test]
+    fn exports_are_bounded_where_the_bundle_says_so() {
+        let lines =
+            "export: { formats: [ndjson], maxDays: 36500, maxRecords: 1, maxBytes: 5000000000 }\n";
+        let export = parse(&with(lines)).unwrap().export;
+        let wanted = ExportPolicy {
+            formats: BTreeSet::from(["ndjson".to_owned()]),
+            purpose_required: true,
+            max_days: Some(36_500),
+            max_records: Some(1),
+            max_bytes: Some(5_000_000_000),
+            ..ExportPolicy::default()
+        };
+        assert_eq!(export, wanted);
+        assert!(ExportPolicy::default().allowed_actors.is_empty());
+        for (member, reason) in [
+            ("maxDays: 0", "export.maxDays: must be a whole number"),
+            ("maxDays: 36501", "export.maxDays: must be a whole number"),
+            ("maxRecords: 0", "export.maxRecords: must be a whole number"),
+            ("maxRecords: x", "export.maxRecords: must be a whole number"),
+            ("maxBytes: 0", "export.maxBytes: must be a whole number"),
+            ("maxBytes: 1.5", "export.maxBytes: must be a whole number"),
+            ("maxbytes: 1", "export.maxbytes: unknown key"),
+            (
+                "formats: [csv]",
+                "export.formats[0]: must be parquet or ndjson",
+            ),
+        ] {
+            refused(&format!("export: {{ {member} }}\n"), reason);
+        }
     }
 
     #[test]

@@ -109,7 +109,8 @@ impl TenantState {
                 | OperationKind::PolicyWrite
                 | OperationKind::QuarantineDecide
                 | OperationKind::SchemaWrite
-                | OperationKind::JobToken,
+                | OperationKind::JobToken
+                | OperationKind::Export,
             )
             | (Self::Provisioning | Self::Deleted, _) => false,
         }
@@ -141,7 +142,8 @@ impl TenantState {
                 | OperationKind::Write
                 | OperationKind::QuarantineRead
                 | OperationKind::QuarantineDecide
-                | OperationKind::JobToken,
+                | OperationKind::JobToken
+                | OperationKind::Export,
             ) => false,
         }
     }
@@ -215,12 +217,12 @@ mod tests {
 
     /// A row a state: what its own callers may do, then what operators may.
     const ALLOWED: &str = "
-        state           Write Read TenantAdmin PolicyRead PolicyWrite QuarantineRead QuarantineDecide SchemaRead SchemaWrite JobToken
-        Provisioning    --    --   -o          -o         -o          --             --               -o         -o          --
-        Active          c-    c-   co          co         co          c-             c-               co         co          c-
-        Suspended       --    c-   -o          co         -o          c-             --               co         -o          --
-        PendingDeletion --    c-   -o          co         -o          c-             --               co         -o          --
-        Deleted         --    --   -o          --         --          --             --               --         --          --";
+        state           Write Read TenantAdmin PolicyRead PolicyWrite QuarantineRead QuarantineDecide SchemaRead SchemaWrite JobToken Export
+        Provisioning    --    --   -o          -o         -o          --             --               -o         -o          --       --
+        Active          c-    c-   co          co         co          c-             c-               co         co          c-       c-
+        Suspended       --    c-   -o          co         -o          c-             --               co         -o          --       --
+        PendingDeletion --    c-   -o          co         -o          c-             --               co         -o          --       --
+        Deleted         --    --   -o          --         --          --             --               --         --          --       --";
 
     fn table(
         first: impl IntoIterator<Item = &'static str>,

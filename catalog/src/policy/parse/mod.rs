@@ -21,7 +21,7 @@ use super::rule::MaskProfile;
 
 use reader::{Node, Reader, join, tree};
 
-/// Days of the longest retention: a hundred years.
+/// Days of the longest retention, and of the longest range of an export: a hundred years.
 const DAYS_MAX: u64 = 36_500;
 
 /// The keys at the top of a bundle.
@@ -42,7 +42,17 @@ const SECTIONS: &[&str] = &[
     "staleMode",
 ];
 
-const EXPORT_FORMATS: [&str; 3] = ["parquet", "ndjson", "csv"];
+/// The keys of `export`.
+const EXPORT: &[&str] = &[
+    "allowedActors",
+    "formats",
+    "purposeRequired",
+    "maxDays",
+    "maxRecords",
+    "maxBytes",
+];
+
+const EXPORT_FORMATS: [&str; 2] = ["parquet", "ndjson"];
 
 /// Reads a bundle for `tenant`, or for any; what comes out is well-formed, not yet checked.
 pub(super) fn bundle(yaml: &[u8], tenant: Option<&TenantId>) -> Result<Bundle, BundleRefused> {
@@ -330,24 +340,35 @@ impl Reader {
     }
 
     fn export(&mut self, node: &Node<'_>) -> ExportPolicy {
-        let section = self.section(node, &["allowedActors", "formats", "purposeRequired"]);
+        let section = self.section(node, EXPORT);
         let actors = section.get("allowedActors");
         let formats = section.get("formats");
         let purpose_required = section
             .get("purposeRequired")
             .and_then(|node| self.flag(&node));
+        let max_days = section
+            .get("maxDays")
+            .and_then(|node| self.number(&node, 1, DAYS_MAX));
+        let mut at_most = |key| {
+            let node = section.get(key)?;
+            self.number(&node, 1, u64::MAX >> 1)
+        };
+        let (max_records, max_bytes) = (at_most("maxRecords"), at_most("maxBytes"));
         ExportPolicy {
             allowed_actors: actors
                 .map(|node| self.words(&node, "a role", Role::parse))
                 .unwrap_or_default(),
             formats: formats
                 .map(|node| {
-                    self.words(&node, "parquet, ndjson or csv", |text| {
+                    self.words(&node, "parquet or ndjson", |text| {
                         EXPORT_FORMATS.contains(&text).then(|| text.to_owned())
                     })
                 })
                 .unwrap_or_default(),
             purpose_required: purpose_required.unwrap_or(true),
+            max_days: max_days.and_then(|days| u32::try_from(days).ok()),
+            max_records,
+            max_bytes,
         }
     }
 

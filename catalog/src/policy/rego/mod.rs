@@ -7,8 +7,8 @@
 //! masking_profile := "no-email" if …           # optional: the name of a masking profile of the bundle
 //! row_policies contains "prod" if …            # optional: names of row policies of the bundle
 //! ```
-//! Asked for `Write`, `Read`, `QuarantineRead` and `QuarantineDecide`, after everything else has allowed them. Policies stay
-//! out of it: a module must not keep those away who could replace it.
+//! Asked for `Write`, `Read`, `QuarantineRead`, `QuarantineDecide`, `JobToken` and `Export`, after everything else has
+//! allowed them. Policies stay out of it: a module must not keep those away who could replace it.
 //!
 //! Trusted is nothing: a module is the text of one tenant and runs beside the requests of all. What could make much out of
 //! little is refused when a bundle is loaded (`scan`), and an evaluation has a thread of its own, a time, and a number of
