@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use catalog::clock::{Clock, Random};
+use catalog::guard::Gate;
 use catalog::ids::RecordIds;
 use engine::evidence::EvidenceLog;
+use engine::export::{self, Exports};
 use engine::ingest::dedupe::Dedup;
 use engine::ingest::{Ingest, Review};
 use engine::proof::{Logs, Publisher, Witness};
@@ -13,7 +15,7 @@ use engine::receipt::Receipts;
 use engine::sequencer::{Feed, Parts, Sequencer};
 use engine::table::{TableKind, Tables};
 
-use crate::config::Config;
+use crate::config::{Config, ExportSettings};
 use crate::service::Control;
 use crate::stores::Stores;
 use crate::volume::Volume;
@@ -112,6 +114,27 @@ impl Engine {
             ingest,
         })
     }
+}
+
+/// What makes exports, over what answers queries.
+pub(crate) fn exports(
+    config: &Config,
+    stores: &Stores,
+    (control, engine, gate): (&Control, &Engine, &Arc<Gate>),
+    clock: &Arc<dyn Clock>,
+    random: &Arc<dyn Random>,
+) -> Exports {
+    let parts = export::Parts {
+        queries: Arc::clone(&engine.queries),
+        logs: Arc::clone(&engine.logs),
+        gate: Arc::clone(gate),
+        registry: Arc::clone(&control.registry),
+        keys: Arc::clone(&control.keys),
+        stores: stores.by_silo(),
+        clock: Arc::clone(clock),
+        random: Arc::clone(random),
+    };
+    Exports::new(parts, ExportSettings::of(config))
 }
 
 fn witnesses(config: &Config) -> std::io::Result<Vec<Arc<dyn Witness>>> {

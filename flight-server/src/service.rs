@@ -3,7 +3,7 @@
 //! ```text
 //! config --> stores, KMS --> key ring --> registry --> policies
 //!               |                    '--> tables --> lanes --> evidence --> gate
-//!               '--> volume ------------------'         '----> ingest, queries
+//!               '--> volume ------------------'         '----> ingest, queries --> exports
 //! ```
 
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use catalog::policy::Policies;
 use catalog::schema::Schemas;
 use catalog::tenant::{self, OnboardError, Registry};
 use engine::evidence::EvidenceLog;
+use engine::export::Exports;
 use engine::ingest::{Ingest, Review};
 use engine::proof::{Logs, Publisher};
 use engine::query::Queries;
@@ -29,7 +30,7 @@ use engine::table::Tables;
 use http::{HeaderMap, header};
 use tokio::time::Instant;
 
-use crate::assembly::Engine;
+use crate::assembly::{self, Engine};
 use crate::auth::developer::{self, Developer};
 use crate::auth::jobs::JobTokens;
 use crate::auth::{self, Authenticator};
@@ -96,6 +97,8 @@ pub struct Service {
     pub tables: Arc<Tables>,
     /// What reads them.
     pub queries: Arc<Queries>,
+    /// What makes files of them.
+    pub exports: Arc<Exports>,
     /// What proves that they are what they were.
     pub logs: Arc<Logs>,
     publisher: Publisher,
@@ -200,6 +203,9 @@ impl Service {
             Arc::clone(&engine.evidence) as _,
             Arc::clone(&clock),
         );
+        let gate = Arc::new(gate);
+        let parts = (&control, &engine, &gate);
+        let exports = assembly::exports(&config, &stores, parts, &clock, &random);
         Ok(Arc::new(Self {
             config,
             clock,
@@ -209,9 +215,10 @@ impl Service {
             policies: control.policies,
             nodes: control.nodes,
             schemas: control.schemas,
-            gate: Arc::new(gate),
+            gate,
             tables: engine.tables,
             queries: engine.queries,
+            exports: Arc::new(exports),
             logs: engine.logs,
             publisher: engine.publisher,
             receipts: engine.receipts,
@@ -292,6 +299,11 @@ impl Service {
     /// Seals the cursors of pages; otherwise as that of tickets.
     pub(crate) fn cursor_key(&self) -> Option<SecretKey> {
         Some(self.root.kept()?.derive("cursors"))
+    }
+
+    /// Seals links to files of exports; otherwise as that of tickets.
+    pub(crate) fn link_key(&self) -> Option<SecretKey> {
+        Some(self.root.kept()?.derive("export links"))
     }
 
     /// Makes the system tenant, where the key service was away when this process started.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::auth::developer::TokenRequest;
 use crate::config;
-use crate::service::Service;
+use crate::service::{Service, Surroundings};
 
 /// A service that serves the silo `eu`, in which the tenant `acme` lives.
 pub(crate) struct World {
@@ -22,19 +22,24 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::of("", Surroundings::default()).await
+    }
+
+    /// One with these settings as well, within these surroundings.
+    pub(crate) async fn of(settings: &str, around: Surroundings) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name).display().to_string();
         let file = format!(
             "keys.folder = '{}'\nlimits.record_bytes = 2000\nlimits.batch_bytes = 10000\n\
              limits.batch_lines = 4\nadmin.listen = '127.0.0.1:0'\nwal.ack = 'commit'\nwal.folder = '{}'\n\
-             [silos.eu]\nroot = '{}'\nflight = '127.0.0.1:0'\nhttp = '127.0.0.1:0'",
+             {settings}\n[silos.eu]\nroot = '{}'\nflight = '127.0.0.1:0'\nhttp = '127.0.0.1:0'",
             at("keys"),
             at("wal"),
             at("eu")
         );
         let config = config::from_text(&file, []).unwrap();
         let world = Self {
-            service: Service::build(config).await.unwrap(),
+            service: Service::build_in(config, around).await.unwrap(),
             silo: SiloId::parse("eu").unwrap(),
             _folder: folder,
         };

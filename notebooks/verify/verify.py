@@ -13,12 +13,12 @@ Exit code 0: all of it holds; 1: something does not, as stderr says; 2: it could
 import argparse
 import base64
 import hashlib
-import io
 import json
 import re
 import struct
 import sys
 from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
 
 NOTE_BYTES_MAX, SIGNATURES_MAX, PATH_MAX, PARTS_MAX, NUMBER_MAX = 64 << 10, 64, 64, 100_000, 2**63 - 1
@@ -30,6 +30,7 @@ COLUMNS = """tenant_id stream record_id created_at ingested_at retention_class a
     idempotency_key""".split()
 KINDS = dict.fromkeys(COLUMNS, TEXT) | {"created_at": INSTANT, "ingested_at": INSTANT, "labels": LABELS}
 KINDS |= {"context": JSON, "extras": JSON}
+IN_REST = {number: (name, KINDS[name]) for number, name in enumerate(COLUMNS, 1)}
 # record/schema: no rule can name these, so they are always in the rest; a layout has the others in this order.
 FIXED = "tenant_id stream record_id ingested_at retention_class schema_version policy_version".split()
 RULED = [name for name in COLUMNS if name not in FIXED]
@@ -67,7 +68,7 @@ def sha256(*parts: bytes) -> bytes:
 def lp(value: bytes | str) -> bytes:
     """seal/leaf: the length in bytes as 4 bytes, little endian, then the bytes."""
     data = value.encode() if isinstance(value, str) else value
-    return struct.pack("<I", len(data)) + data
+    return len(data).to_bytes(4, "little") + data
 
 
 def text_of(data: bytes, what: str) -> str:
@@ -343,12 +344,25 @@ def place_order(path: str) -> tuple[int, int, bytes]:
     return (1, 0, path.encode()) if path.startswith("/") else (0, RULED.index(path), b"")
 
 
-def take(data: io.BytesIO, what: str, length: int | None = None) -> bytes:
-    """The next bytes of a value: so many, or as many as the 4 bytes before them say."""
-    length = struct.unpack("<I", take(data, what, 4))[0] if length is None else length
-    found = data.read(length)
-    require(len(found) == length, f"{what}: ends too early")
-    return found
+def lp_at(data: bytes, at: int, what: str) -> tuple[bytes, int]:
+    """What `lp` made at this place of some bytes, and where it ends."""
+    begin = at + 4
+    end = begin + int.from_bytes(data[at:begin], "little")
+    if end > len(data):
+        raise NotVerified(f"{what}: ends too early")
+    return data[begin:end], end
+
+
+def decode_labels(data: bytes, what: str) -> dict[str, str | None]:
+    """seal/leaf: labels in their one spelling."""
+    labels, at = {}, 4
+    for _ in range(int.from_bytes(data[:4], "little")):
+        key, at = lp_at(data, at, what)
+        is_text, at = data[at : at + 1] == b"\1", at + 1
+        value, at = lp_at(data, at, what) if is_text else (None, at)
+        labels[text_of(key, what)] = None if value is None else text_of(value, what)
+    require(encode_value(LABELS, labels) == data, f"{what}: is not in the one spelling of labels")
+    return labels
 
 
 def decode_value(kind: int, data: bytes, what: str) -> str:
@@ -359,30 +373,52 @@ def decode_value(kind: int, data: bytes, what: str) -> str:
     if kind != LABELS:
         text = text_of(data, what)
         return json.dumps(text, ensure_ascii=not text.isprintable()) if kind == TEXT or not text.isprintable() else text
-    left, labels = io.BytesIO(data), {}
-    for _ in range(struct.unpack("<I", take(left, what, 4))[0]):
-        key = text_of(take(left, what), what)
-        labels[key] = text_of(take(left, what), what) if take(left, what, 1) == b"\1" else None
-    require(encode_value(LABELS, labels) == data, f"{what}: is not in the one spelling of labels")
-    return json.dumps(labels)
+    return json.dumps(decode_labels(data, what))
+
+
+def rest_values(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """seal/leaf, "The rest": columns by rising number, promoted ones in byte order, each of its type."""
+    at, size, last, last_name = 0, len(data), 0, b""
+    while at < size:
+        number, raw = data[at], b""
+        if number in IN_REST:
+            name, kind = IN_REST[number]
+            at += 1
+        else:
+            require(number == PROMOTED, f"the rest: no column has the number {number}")
+            raw, at = lp_at(data, at + 1, "the rest")
+            name, kind = text_of(raw, "the rest"), TEXT
+            require(name not in KINDS.keys() | NOT_IN_LEAF, f"the rest: {name!a} is not promoted")
+        begin = at + 5
+        end = begin + int.from_bytes(data[at + 1 : begin], "little")
+        if end > size:
+            raise NotVerified("the rest: ends too early")
+        if number < last or number == last and raw <= last_name:
+            raise NotVerified(f"the rest: {name!a} is out of order")
+        if data[at] != kind:
+            raise NotVerified(f"the rest: {name!a} is of another type")
+        yield name, data[begin:end]
+        at, last, last_name = end, number, raw
 
 
 def decode_rest(data: bytes, names: dict[str, str]) -> dict[str, str]:
-    """seal/leaf, "The rest": columns by rising number, promoted ones in byte order; of the record that is named."""
-    left, what, shown, last = io.BytesIO(data), "the rest", {}, (0, b"")
-    while left.tell() < len(data):
-        number = take(left, what, 1)[0]
-        require(1 <= number <= len(COLUMNS) or number == PROMOTED, f"{what}: no column has the number {number}")
-        name = text_of(take(left, what), what) if number == PROMOTED else COLUMNS[number - 1]
-        order = (number, name.encode() if number == PROMOTED else b"")
-        require(last < order, f"{what}: {name!a} is out of order")
-        require(number < PROMOTED or name not in KINDS.keys() | NOT_IN_LEAF, f"{what}: {name!a} is not promoted")
-        require(take(left, what, 1)[0] == KINDS.get(name, TEXT), f"{what}: {name!a} is of another type")
-        value, last = take(left, what), order
+    """seal/leaf, "The rest": its values as they are printed, of the record that is named."""
+    what, shown = "the rest", {}
+    for name, value in rest_values(data):
         require(name not in names or names[name].encode() == value, f"{what}: its {name} is not that of the leaf")
         shown[name] = decode_value(KINDS.get(name, TEXT), value, ascii(name))
     require(shown.keys() >= names.keys(), f"{what}: does not say whose record it is")
     return shown
+
+
+def part_order(number: int, path: str, kind: int) -> tuple:
+    """seal/leaf: a leaf can have a part of this path and type there; the parts of a leaf rise by what is given."""
+    if not (number == 1) == (path == "") == (kind == REST):
+        raise NotVerified(f"part {number} of the leaf: the rest, and it alone, is first, of type 5")
+    kinds = (NOTHING, TEXT, JSON) if path.startswith("/") else (NOTHING, KINDS[path]) if path in RULED else (REST,)
+    if kind not in kinds or kind == REST and path:
+        raise NotVerified(f"part {number} of the leaf: {path!a} has no value of type {kind}")
+    return place_order(path) if path else (-1,)
 
 
 def open_parts(parts: list, names: dict[str, str]) -> tuple[list[bytes], dict[str, str]]:
@@ -394,16 +430,11 @@ def open_parts(parts: list, names: dict[str, str]) -> tuple[list[bytes], dict[st
             commitments.append(unbase64(taken(part, what, commitment=str)[0], what, HASH_BYTES))
             continue
         path, kind, salt, value = taken(part, what, path=str, type=int, salt=str, value=str)
-        value = unbase64(value, f"{what}, its value")
-        require((number == 1) == (path == "") == (kind == REST), f"{what}: the rest, and it alone, is first, of type 5")
-        if kind == REST:
-            shown = decode_rest(value, names)
-        else:
-            kinds = (NOTHING, TEXT, JSON) if path.startswith("/") else (NOTHING, KINDS[path]) if path in RULED else ()
-            require(kind in kinds, f"{what}: {path!a} has no value of type {kind}")
-            require(path not in shown and last < place_order(path), f"{what}: {path!a} is out of order")
-            shown[path], last = decode_value(kind, value, ascii(path)), place_order(path)
+        value, order = unbase64(value, f"{what}, its value"), part_order(number, path, kind)
+        require(path not in shown and last < order, f"{what}: {path!a} is out of order")
+        shown |= decode_rest(value, names) if kind == REST else {path: decode_value(kind, value, ascii(path))}
         commitments.append(commitment(unbase64(salt, f"{what}, its salt", HASH_BYTES), path, kind, value))
+        last = order
     return commitments, shown
 
 

@@ -29,6 +29,10 @@ const ENGINE_ARROWS: &[(&str, &[&str])] = &[
     ("proof", &["record", "seal", "sequencer", "table"]),
     ("receipt", &["record", "table"]),
     ("query", &["disk", "receipt", "record", "seal", "table"]),
+    (
+        "export",
+        &["proof", "query", "receipt", "record", "seal", "table"],
+    ),
 ];
 
 const LICENCES: &[&str] = &[

@@ -200,6 +200,13 @@ impl Prover {
         Ok(path)
     }
 
+    /// Lets go of the tiles that were read, if they are more than so many.
+    pub(super) fn keep_tiles(&mut self, tiles_max: usize) {
+        if self.tiles.len() > tiles_max {
+            self.tiles.retain(|tile, _| !tile.is_full());
+        }
+    }
+
     /// The root of the log when it had `size` leaves.
     async fn root(&mut self, size: u64) -> Result<Hash, Error> {
         if size == 0 {
@@ -212,7 +219,7 @@ impl Prover {
             .ok_or(Error::tampered("a log has no root"))
     }
 
-    async fn hashes(&mut self, parts: &[tile::Part]) -> Result<Vec<Hash>, Error> {
+    pub(super) async fn hashes(&mut self, parts: &[tile::Part]) -> Result<Vec<Hash>, Error> {
         let missing = || Error::tampered("a proof needs what no tile has");
         let size = self.checkpoint.checkpoint().size;
         let mut hashes = Vec::with_capacity(parts.len());

@@ -32,15 +32,22 @@ impl<'d> Showing<'d> {
         evolves: bool,
     ) -> Result<Self, Unsealable> {
         let rules = decision.profile.fields.iter();
-        let rest = OpenedLeaf::of(record, |part| part == LeafPart::Rest)?;
+        let rules: Vec<_> = rules
+            .filter(|(_, rule)| **rule != MaskRule::Clear)
+            .map(|(path, _)| path)
+            .collect();
+        // Where nothing is masked nobody looks at it.
+        let rest = if rules.is_empty() {
+            Vec::new()
+        } else {
+            let rest = OpenedLeaf::of(record, |part| part == LeafPart::Rest)?;
+            rest.shown().map_err(|Contradictory| Unsealable::Unfit)?
+        };
         Ok(Self {
             decision,
-            rules: rules
-                .filter(|(_, rule)| **rule != MaskRule::Clear)
-                .map(|(path, _)| path)
-                .collect(),
+            rules,
             evolves,
-            rest: rest.shown().map_err(|Contradictory| Unsealable::Unfit)?,
+            rest,
         })
     }
 

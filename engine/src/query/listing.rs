@@ -110,6 +110,20 @@ impl Field {
         })
     }
 
+    /// The name of the field.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Tenant => "tenantId".to_owned(),
+            Self::Action => "action".to_owned(),
+            Self::ResourceType => "resource.type".to_owned(),
+            Self::ResourceId => "resource.id".to_owned(),
+            Self::ActorType => "actor.type".to_owned(),
+            Self::ActorId => "actor.id".to_owned(),
+            Self::Label(name) => format!("labels.{name}"),
+        }
+    }
+
     fn column(&self) -> String {
         match self {
             Self::Tenant => "tenant_id".to_owned(),
@@ -132,6 +146,22 @@ impl Listing {
             Order::Ascending => ('>', "ASC"),
         };
         let mut bound = Bound::default();
+        let mut tests = self.conditions(&mut bound);
+        if let Some(after) = after {
+            let time = bound.instant(after.created_at);
+            let record = bound.text(&after.record_id.to_string());
+            tests.push(format!(
+                "(created_at, record_id) {beyond} ({time}, {record})"
+            ));
+        }
+        let columns = COLUMNS.join(", ");
+        let selected = selected(&columns, &tests);
+        let sql = format!("{selected} ORDER BY created_at {way}, record_id {way} LIMIT {limit}");
+        (sql.into(), bound.into_parameters())
+    }
+
+    /// What holds for the records of the listing, each a condition of its own.
+    pub(crate) fn conditions(&self, bound: &mut Bound) -> Vec<String> {
         let mut tests = Vec::new();
         if let Some(stream) = &self.stream {
             tests.push(format!("stream = {}", bound.text(stream.as_str())));
@@ -146,37 +176,39 @@ impl Listing {
             let values: Vec<_> = values.iter().map(|value| bound.text(value)).collect();
             tests.push(format!("{} IN ({})", field.column(), values.join(", ")));
         }
-        if let Some(after) = after {
-            let time = bound.instant(after.created_at);
-            let record = bound.text(&after.record_id.to_string());
-            tests.push(format!(
-                "(created_at, record_id) {beyond} ({time}, {record})"
-            ));
-        }
-        let mut sql = format!("SELECT {} FROM audit.records", COLUMNS.join(", "));
-        for (number, test) in tests.iter().enumerate() {
-            let word = if number == 0 { "WHERE" } else { "AND" };
-            // Writing to a text does not fail.
-            let _ = write!(sql, " {word} {test}");
-        }
-        let _ = write!(
-            sql,
-            " ORDER BY created_at {way}, record_id {way} LIMIT {limit}"
-        );
-        (sql.into(), ParamValues::from(bound.0))
+        tests
     }
+}
+
+/// A statement that selects these columns of the records for which all of these conditions hold.
+pub(crate) fn selected(columns: &str, tests: &[String]) -> String {
+    let mut sql = format!("SELECT {columns} FROM audit.records");
+    for (number, test) in tests.iter().enumerate() {
+        let word = if number == 0 { "WHERE" } else { "AND" };
+        // Writing to a text does not fail.
+        let _ = write!(sql, " {word} {test}");
+    }
+    sql
 }
 
 /// Values that a statement names by number.
 #[derive(Default)]
-struct Bound(Vec<ScalarValue>);
+pub(crate) struct Bound(Vec<ScalarValue>);
 
 impl Bound {
-    fn text(&mut self, text: &str) -> String {
+    pub(crate) fn into_parameters(self) -> ParamValues {
+        ParamValues::from(self.0)
+    }
+
+    pub(crate) fn number(&mut self, number: i64) -> String {
+        self.bind(ScalarValue::from(number))
+    }
+
+    pub(crate) fn text(&mut self, text: &str) -> String {
         self.bind(ScalarValue::from(text))
     }
 
-    fn instant(&mut self, instant: Timestamp) -> String {
+    pub(crate) fn instant(&mut self, instant: Timestamp) -> String {
         let utc = Some("UTC".into());
         self.bind(ScalarValue::TimestampMicrosecond(
             Some(instant.as_micros()),

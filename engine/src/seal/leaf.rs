@@ -434,7 +434,7 @@ fn push(bytes: &mut Vec<u8>, text: &str) {
 }
 
 /// A length as it stands before a value. Records are far smaller than what it can say.
-fn length(length: usize) -> [u8; 4] {
+pub(super) fn length(length: usize) -> [u8; 4] {
     u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes()
 }
 

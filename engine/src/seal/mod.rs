@@ -13,6 +13,7 @@
 
 pub mod checkpoint;
 pub mod cosignature;
+pub mod included;
 pub mod leaf;
 pub mod merkle;
 pub mod note;
@@ -24,6 +25,7 @@ pub mod witness;
 
 pub use checkpoint::{Checkpoint, Origin, SignedCheckpoint, Unsigned};
 pub use cosignature::WitnessKey;
+pub use included::Included;
 pub use leaf::{Unsealable, leaf_hash};
 pub(crate) use leaf::{leaf_hash_of, leaf_hash_under};
 pub use merkle::{Frontier, Group, Hash, verify_consistency, verify_path};

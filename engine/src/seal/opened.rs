@@ -79,11 +79,18 @@ impl TryFrom<String> for Base64 {
     }
 }
 
+fn push_bytes(to: &mut Vec<u8>, bytes: &[u8]) {
+    to.extend_from_slice(&leaf::length(bytes.len()));
+    to.extend_from_slice(bytes);
+}
+
 /// A value that a leaf shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShownValue {
     /// Which column or place.
     pub name: String,
+    /// The type of the value, as a leaf has it.
+    pub kind: u8,
     /// As text; times as microseconds since 1970.
     pub value: String,
 }
@@ -161,6 +168,69 @@ impl OpenedLeaf {
         Some(hash.finalize().into())
     }
 
+    /// The parts as bytes: their number, then each as `0x00 ‖ commitment` or `0x01 ‖ salt ‖ lp(path) ‖ type ‖ lp(value)`, in
+    /// the words of [`super::leaf`].
+    #[must_use]
+    pub fn parts_to_bytes(&self) -> Vec<u8> {
+        let mut bytes = leaf::length(self.parts.len()).to_vec();
+        for part in &self.parts {
+            match part {
+                Opened::Withheld { commitment } => {
+                    bytes.push(0);
+                    bytes.extend_from_slice(&commitment.0);
+                }
+                Opened::Shown {
+                    path,
+                    kind,
+                    salt,
+                    value,
+                } => {
+                    bytes.push(1);
+                    bytes.extend_from_slice(&salt.0);
+                    push_bytes(&mut bytes, path.as_bytes());
+                    bytes.push(*kind);
+                    push_bytes(&mut bytes, &value.0);
+                }
+            }
+        }
+        bytes
+    }
+
+    /// The leaf of a record with these parts; `None` if they are not of that form.
+    #[must_use]
+    pub fn from_parts(
+        (tenant, stream, record_id): (TenantId, StreamName, RecordId),
+        bytes: &[u8],
+    ) -> Option<Self> {
+        let mut bytes = Bytes(bytes);
+        let count = bytes.length()?;
+        // The smallest part is a commitment.
+        if count > PARTS_MAX || count > bytes.0.len() / size_of::<Hash>() {
+            return None;
+        }
+        let mut parts = Vec::with_capacity(count);
+        for _ in 0..count {
+            let kind = bytes.byte()?;
+            let hash = Base64(bytes.hash()?.to_vec());
+            parts.push(match kind {
+                0 => Opened::Withheld { commitment: hash },
+                1 => Opened::Shown {
+                    path: bytes.text()?.to_owned(),
+                    kind: bytes.byte()?,
+                    salt: hash,
+                    value: Base64(bytes.prefixed()?.to_vec()),
+                },
+                _ => return None,
+            });
+        }
+        bytes.0.is_empty().then_some(Self {
+            tenant,
+            stream,
+            record_id,
+            parts,
+        })
+    }
+
     /// How many values are not shown.
     #[must_use]
     pub fn withheld(&self) -> usize {
@@ -191,6 +261,7 @@ impl OpenedLeaf {
             } else {
                 shown.push(ShownValue {
                     name: path.clone(),
+                    kind: *kind,
                     value: value_text(*kind, &value.0).ok_or(Contradictory)?,
                 });
             }
@@ -200,24 +271,24 @@ impl OpenedLeaf {
 
     fn read_rest(&self, rest: &[u8], shown: &mut Vec<ShownValue>) -> Result<(), Contradictory> {
         let id = self.record_id.to_string();
-        for (name, value) in read_rest(rest).ok_or(Contradictory)? {
-            let own = match name.as_str() {
+        for told in read_rest(rest).ok_or(Contradictory)? {
+            let own = match told.name.as_str() {
                 "tenant_id" => Some(self.tenant.as_str()),
                 "stream" => Some(self.stream.as_str()),
                 "record_id" => Some(id.as_str()),
                 _ => None,
             };
-            if own.is_some_and(|own| own != value) {
+            if own.is_some_and(|own| own != told.value) {
                 return Err(Contradictory);
             }
-            shown.push(ShownValue { name, value });
+            shown.push(told);
         }
         Ok(())
     }
 }
 
 /// The columns of the rest, and their values as text; `None` if it is no rest.
-fn read_rest(rest: &[u8]) -> Option<Vec<(String, String)>> {
+fn read_rest(rest: &[u8]) -> Option<Vec<ShownValue>> {
     let mut bytes = Bytes(rest);
     let mut columns = Vec::new();
     let mut before = 0;
@@ -232,7 +303,8 @@ fn read_rest(rest: &[u8]) -> Option<Vec<(String, String)>> {
             (*leaf::COLUMNS.get(at)?).to_owned()
         };
         let kind = bytes.byte()?;
-        columns.push((name, value_text(kind, bytes.prefixed()?)?));
+        let value = value_text(kind, bytes.prefixed()?)?;
+        columns.push(ShownValue { name, kind, value });
     }
     Some(columns)
 }
@@ -272,6 +344,12 @@ impl<'b> Bytes<'b> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
+    }
+
+    fn hash(&mut self) -> Option<&'b Hash> {
+        let (hash, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(hash)
     }
 
     fn length(&mut self) -> Option<usize> {
@@ -315,6 +393,14 @@ mod tests {
             let kept = serde_json::to_string(&opened).unwrap();
             let read: OpenedLeaf = serde_json::from_str(&kept).unwrap();
             prop_assert_eq!(&read, &opened);
+            let bytes = opened.parts_to_bytes();
+            let names = || (record.tenant_id.clone(), record.stream.clone(), record.record_id);
+            prop_assert_eq!(OpenedLeaf::from_parts(names(), &bytes), Some(opened.clone()));
+            for end in [0, 4, bytes.len() / 2, bytes.len() - 1] {
+                prop_assert_eq!(OpenedLeaf::from_parts(names(), &bytes[..end]), None);
+            }
+            let longer = [&bytes[..], &[0]].concat();
+            prop_assert_eq!(OpenedLeaf::from_parts(names(), &longer), None);
             let all = OpenedLeaf::of(&record, |_| true).unwrap();
             prop_assert_eq!(all.withheld(), 0);
             prop_assert_eq!(all.hash(), Some(leaf));

@@ -225,6 +225,12 @@ pub struct Node {
 pub type Part = Vec<Node>;
 
 impl Node {
+    /// The subtree of this height and place among those of its height.
+    #[must_use]
+    pub fn new(height: u32, index: u64) -> Self {
+        Self { height, index }
+    }
+
     /// The tile of a log of `size` leaves that the hash can be made from.
     #[must_use]
     pub fn tile(&self, size: u64) -> Option<TileId> {

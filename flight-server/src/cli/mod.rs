@@ -2,8 +2,10 @@
 
 pub mod audited;
 mod bench;
+mod bundle;
 mod cloudtrail;
 pub mod demo;
+mod export;
 mod generate;
 pub mod ingest;
 mod key;
@@ -90,6 +92,11 @@ enum Verb {
         after_help = "Example:\n  trailhouse quarantine list --tenant acme\n  trailhouse quarantine release <entry> --tenant acme --reason \"sent twice by mistake\""
     )]
     Quarantine(quarantine::Arguments),
+    /// Take records out as files that prove themselves
+    #[command(
+        after_help = "Example:\n  trailhouse export create --tenant acme --purpose \"case 17\" --wait\n  trailhouse export download <id> acme-2026-01 --tenant acme\n  trailhouse verify bundle acme-2026-01 --jwks acme.jwks"
+    )]
+    Export(export::Arguments),
     /// Give out the public keys that a tenant checks signatures by
     #[command(after_help = "Example:\n  trailhouse key export --tenant acme > acme.jwks")]
     Key(key::Arguments),
@@ -160,6 +167,9 @@ pub enum Error {
     /// Quarantine.
     #[error(transparent)]
     Quarantine(#[from] quarantine::Error),
+    /// Exports.
+    #[error(transparent)]
+    Export(#[from] export::Error),
     /// Receipts.
     #[error(transparent)]
     Receipt(#[from] receipt::Error),
@@ -220,6 +230,7 @@ impl Cli {
             Verb::Ingest(arguments) => ingest::run(config?, &arguments).await,
             Verb::Bench(arguments) => bench::run(config?, &arguments).await,
             Verb::Quarantine(arguments) => quarantine::run(config?, &arguments).await,
+            Verb::Export(arguments) => export::run(config?, &arguments).await,
             Verb::Key(arguments) => key::run(config?, arguments).await,
             // Whoever checks an answer need not have any of our settings.
             Verb::Receipt(arguments) => receipt::run(&arguments),

@@ -192,6 +192,11 @@ impl Server {
                 Ok(())
             });
         }
+        let made = Arc::clone(&self.service.exports).run();
+        let exporting = background.spawn(async move {
+            made.await;
+            Ok(())
+        });
         if let Some(tls) = self.tls {
             background.spawn(renew(tls));
         }
@@ -208,6 +213,8 @@ impl Server {
         if finished.is_err() {
             tracing::warn!("stopping: requests were cut off");
         }
+        // What they read would be evidence after the last of it; another process, or the next start, goes on with them.
+        exporting.abort();
         self.service.record_refusals(true).await;
         let rest = end.saturating_duration_since(Instant::now());
         self.service.drain(rest.max(DRAIN_TIME_MIN)).await;

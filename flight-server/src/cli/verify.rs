@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use catalog::guard::TenantAdmin;
 use catalog::ids::TenantId;
 use catalog::keys::{PublicKeys, SigningKeyId, Unproven, strangers};
+use engine::export::Unreadable;
 use engine::proof::{self, About, Audit, AuditedFiles, ConsistencyProof, NotResumed, RecordProof};
 use engine::seal::note::Note;
 use engine::seal::{SignedCheckpoint, Unpromised, Unsigned, WitnessKey};
 
 use super::operator::{self, Operator};
 use super::receipt::read;
-use super::{audited, ingest, promise, receipt, say};
+use super::{audited, bundle, ingest, promise, receipt, say};
 use crate::config::{self, Config};
 
 /// What to do.
@@ -97,13 +98,24 @@ enum Verb {
         after_help = "Example:\n  trailhouse verify receipt receipt.json --jwks acme.jwks --data result.arrow"
     )]
     Receipt(receipt::Check),
+    /// Check an export in a folder: the signature, every file, every row, and that no record is missing
+    #[command(
+        after_help = "Example:\n  trailhouse verify bundle acme-2026-01 --jwks acme.jwks\n\nExit code 0: all is well. 1: something is not, and is named. 2: it could not be checked."
+    )]
+    Bundle(bundle::Check),
 }
 
 #[derive(Debug, clap::Args)]
-struct Keys {
+pub(super) struct Keys {
     /// The tenant's public keys: a JSON Web Key Set, or one key of it
     #[arg(long, alias = "key", value_name = "FILE")]
     jwks: PathBuf,
+}
+
+impl Keys {
+    pub(super) fn read(&self) -> Result<PublicKeys, super::Error> {
+        key_set(&self.jwks)
+    }
 }
 
 /// Who must have seen the checkpoint.
@@ -254,6 +266,9 @@ pub enum Error {
     /// A table that cannot be read.
     #[error("it could not be checked")]
     Unchecked(#[source] proof::Error),
+    /// A folder that is no export.
+    #[error("it could not be checked")]
+    Bundle(#[source] Unreadable),
     /// A log that was changed.
     #[error(
         "not verified: the log is not the older one and then more; a record was removed, changed or moved, or the proof \
@@ -270,6 +285,7 @@ impl Error {
             Self::Keys(_)
                 | Self::Unchecked(_)
                 | Self::Unread(_)
+                | Self::Bundle(_)
                 | Self::Resumed(_)
                 | Self::Witness(_)
                 | Self::Quorum(_)
@@ -306,7 +322,7 @@ pub(super) async fn run(
         } => {
             let quorum = witnesses.quorum()?;
             let proof = RecordProof::from_json(&read(proof)?).map_err(Error::Proof)?;
-            let keys = key_set(&keys.jwks)?;
+            let keys = keys.read()?;
             let proven = proof.verify(&keys).map_err(Error::Proof)?;
             quorum.check(proven.checkpoint.note())?;
             tell_record(&proven);
@@ -320,7 +336,7 @@ pub(super) async fn run(
         } => {
             let older = against.as_deref().zip(consistency.as_deref());
             let quorum = witnesses.quorum()?;
-            verify_checkpoint(checkpoint, older, (&key_set(&keys.jwks)?, &quorum))?;
+            verify_checkpoint(checkpoint, older, (&keys.read()?, &quorum))?;
         }
         Verb::Keys { jwks, against } => {
             let (new, old) = (key_set(jwks)?, key_set(against)?);
@@ -335,6 +351,7 @@ pub(super) async fn run(
         }
         Verb::Promise(check) => promise::verify(check)?,
         Verb::Receipt(check) => receipt::verify(check)?,
+        Verb::Bundle(check) => bundle::verify(check)?,
     }
     Ok(())
 }

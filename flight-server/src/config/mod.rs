@@ -4,6 +4,7 @@
 //! an argument. This is the one place that reads the environment.
 
 mod auth;
+mod exports;
 mod queries;
 mod rates;
 mod raw;
@@ -16,6 +17,7 @@ mod wal;
 use std::path::{Path, PathBuf};
 
 pub use auth::{Auth, Issuer, Jwks};
+pub use exports::ExportSettings;
 pub use queries::QuerySettings;
 pub use resolved::{Config, Log, LogFormat, Silo};
 pub use tables::Maintenance;

@@ -81,6 +81,14 @@ const SETTINGS: &[(&str, Kind)] = &[
     ("queries.threads", Kind::Integer),
     ("queries.spill_folder", Kind::Text),
     ("queries.spill_bytes", Kind::Integer),
+    ("exports.at_once", Kind::Integer),
+    ("exports.tenant_at_once", Kind::Integer),
+    ("exports.tenant_open_max", Kind::Integer),
+    ("exports.chunk_mib", Kind::Integer),
+    ("exports.keep_hours", Kind::Integer),
+    ("exports.time_max_hours", Kind::Integer),
+    ("exports.beat_ms", Kind::Integer),
+    ("exports.weights.*", Kind::Integer),
     ("witnesses.*.key", Kind::Text),
     ("witnesses.*.url", Kind::Text),
     ("log.filter", Kind::Text),
@@ -100,6 +108,7 @@ pub(super) struct RawConfig {
     pub(super) auth: RawAuth,
     pub(super) limits: RawLimits,
     pub(super) queries: RawQueries,
+    pub(super) exports: RawExports,
     pub(super) witnesses: BTreeMap<String, RawWitness>,
     pub(super) log: RawLog,
 }
@@ -249,6 +258,19 @@ pub(super) struct RawQueries {
     pub(super) threads: Option<usize>,
     pub(super) spill_folder: Option<String>,
     pub(super) spill_bytes: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawExports {
+    pub(super) at_once: Option<usize>,
+    pub(super) tenant_at_once: Option<usize>,
+    pub(super) tenant_open_max: Option<usize>,
+    pub(super) chunk_mib: Option<u64>,
+    pub(super) keep_hours: Option<u64>,
+    pub(super) time_max_hours: Option<u64>,
+    pub(super) beat_ms: Option<u64>,
+    pub(super) weights: Option<BTreeMap<String, u32>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

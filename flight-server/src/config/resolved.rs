@@ -12,6 +12,7 @@ use url::Url;
 
 use super::Error;
 use super::auth::{self, Auth};
+use super::exports::{self, ExportSettings};
 use super::queries::{self, QuerySettings};
 use super::raw::{RawConfig, RawControl, RawLimits, RawLog, RawSilo, RawWitness};
 use super::tables::{self, Maintenance};
@@ -54,6 +55,8 @@ pub struct Config {
     pub limits: Limits,
     /// What queries may use.
     pub queries: QuerySettings,
+    /// How exports are made.
+    pub exports: ExportSettings,
     /// Who is asked to cosign the checkpoints of logs.
     pub witnesses: Vec<Witness>,
     /// What is logged, and how.
@@ -135,6 +138,7 @@ pub(super) fn resolve(raw: RawConfig, environment: &[(String, String)]) -> Resul
         auth: Auth::default(),
         limits,
         queries: queries::resolve(&raw.queries)?,
+        exports: exports::resolve(raw.exports)?,
         witnesses: witnesses(&raw.witnesses)?,
         log,
     };

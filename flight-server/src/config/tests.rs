@@ -298,6 +298,53 @@ fn what_queries_may_use_is_checked() {
 }
 
 #[test]
+fn how_exports_are_made_is_checked() {
+    for (settings, setting) in [
+        ("at_once = 0", "exports.at_once"),
+        ("at_once = 257", "exports.at_once"),
+        ("at_once = 4\ntenant_at_once = 5", "exports.tenant_at_once"),
+        ("tenant_at_once = 0", "exports.tenant_at_once"),
+        ("tenant_open_max = 0", "exports.tenant_open_max"),
+        ("tenant_open_max = 1001", "exports.tenant_open_max"),
+        ("chunk_mib = 0", "exports.chunk_mib"),
+        ("chunk_mib = 1025", "exports.chunk_mib"),
+        ("keep_hours = 0", "exports.keep_hours"),
+        ("keep_hours = 8761", "exports.keep_hours"),
+        ("time_max_hours = 0", "exports.time_max_hours"),
+        ("time_max_hours = 169", "exports.time_max_hours"),
+        ("beat_ms = 9", "exports.beat_ms"),
+        ("beat_ms = 600001", "exports.beat_ms"),
+        ("weights = { a = 0 }", "exports.weights.a"),
+        ("weights = { a = 1, b = 101 }", "exports.weights.b"),
+        ("weights = { '' = 1 }", "exports.weights."),
+    ] {
+        refuses(&format!("[exports]\n{settings}\n{TWO}"), setting);
+    }
+    let usual = ExportSettings::of(&from_text("", []).unwrap());
+    let stores = [(
+        catalog::ids::SiloId::parse("local").unwrap(),
+        "file".to_owned(),
+    )];
+    let wanted = engine::export::Settings {
+        weights: [("enterprise".to_owned(), 4)].into(),
+        host: "node-1".to_owned(),
+        stores: stores.into(),
+        ..engine::export::Settings::default()
+    };
+    assert_eq!(usual, wanted);
+    let file = "wal.node = 'n-7'\n[exports]\nat_once = 9\ntenant_at_once = 3\ntenant_open_max = 5\n\
+        chunk_mib = 1\nkeep_hours = 2\ntime_max_hours = 3\nbeat_ms = 50\nweights = { gold = 100 }";
+    let changed = ExportSettings::of(&from_text(file, []).unwrap());
+    assert_eq!((changed.at_once, changed.tenant_at_once), (9, 3));
+    assert_eq!((changed.tenant_open_max, changed.chunk_bytes), (5, 1 << 20));
+    assert_eq!(changed.kept, Duration::from_secs(7_200));
+    assert_eq!(changed.time_max, Duration::from_secs(10_800));
+    assert_eq!(changed.beat, Duration::from_millis(50));
+    assert_eq!(changed.weights, [("gold".to_owned(), 100)].into());
+    assert_eq!(changed.host, "n-7");
+}
+
+#[test]
 fn the_example_file_is_a_configuration() {
     let text = include_str!("../../../trailhouse.example.toml");
     let config = from_text(text, []).unwrap();
@@ -305,6 +352,7 @@ fn the_example_file_is_a_configuration() {
     let default = from_text("", []).unwrap();
     assert_eq!(config.wal, default.wal);
     assert_eq!(config.queries, default.queries);
+    assert_eq!(config.exports, default.exports);
     assert!(config.auth.developer);
 }
 

@@ -89,7 +89,8 @@ fn charged(body: Body, caller: Arc<Admitted>) -> Body {
     }))
 }
 
-fn told(standing: Option<Standing>, mut response: Response) -> Response {
+/// The same answer, and where the tenant's requests stand.
+pub(super) fn told(standing: Option<Standing>, mut response: Response) -> Response {
     if let Some(standing) = standing {
         let headers = response.headers_mut();
         headers.insert(LIMIT, standing.limit.into());

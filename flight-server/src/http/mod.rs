@@ -5,6 +5,7 @@
 //! admit    headers --> context --> the tenant's limits
 //! records  context --> permit --> body --> engine::ingest --> receipts
 //!                                  \--lines, a chunk at a time, while the rest arrives
+//! exports  context --> permit --> engine::export --> job;  fetch: its files, by range, for callers and by links
 //! ```
 //!
 //! The body is read last: nobody makes this server hold megabytes without being allowed to write.
@@ -12,14 +13,18 @@
 mod admit;
 mod batch;
 mod body;
+mod chosen;
 mod cursor;
 mod docs;
 mod events;
+mod exports;
+mod fetch;
 mod headers;
 mod health;
 mod integrity;
 mod jobs;
 mod lines;
+mod links;
 mod negotiation;
 mod plans;
 mod problems;
@@ -36,6 +41,8 @@ pub use router::{admin, silo};
 
 #[cfg(test)]
 mod bad_input;
+#[cfg(test)]
+mod exporting;
 #[cfg(test)]
 mod paging;
 #[cfg(test)]

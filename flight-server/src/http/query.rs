@@ -18,16 +18,17 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use catalog::clock::Timestamp;
 use catalog::guard::{self, Decision, Permit, Read};
-use catalog::ids::{RecordId, StreamName};
-use engine::query::listing::{FIELDS_MAX, Field, Listing, Order, Position, VALUES_MAX};
+use catalog::ids::RecordId;
+use engine::query::listing::{Listing, Order, Position};
 use engine::query::{self, Further, Part, VerifiedPlan, strip_literals};
 use futures::TryStreamExt;
 use http::{HeaderValue, Method, header};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::chosen::{TimeRange, filter, instant, invalid, stream};
 use super::router::Listener;
-use super::{body, cursor, headers, rows};
+use super::{body, chosen, cursor, headers, rows};
 use crate::limits::{Admitted, Share};
 use crate::problem::{Problem, Slug};
 
@@ -37,8 +38,6 @@ const PAGE_MAX: usize = 1_000;
 const PAGE_BYTES_MAX: usize = 32 << 20;
 /// The longest question.
 const BODY_BYTES_MAX: usize = 256 * 1024;
-/// Characters of the longest value that is compared with.
-const VALUE_CHARACTERS_MAX: usize = 4_096;
 
 /// What is asked.
 #[derive(Default)]
@@ -59,13 +58,6 @@ struct Question {
     sort: Option<String>,
     limit: Option<usize>,
     cursor: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TimeRange {
-    from: Option<String>,
-    to: Option<String>,
 }
 
 /// One page.
@@ -205,28 +197,11 @@ async fn of_body(request: Request, share: &mut Share) -> Result<Asked, Problem> 
     };
     let listing = &mut asked.listing;
     listing.stream = question.stream.as_deref().map(stream).transpose()?;
-    listing.from = instant("timeRange.from", question.time_range.from.as_deref())?;
-    listing.until = instant("timeRange.to", question.time_range.to.as_deref())?;
+    question.time_range.narrow(listing)?;
     if let Some(sort) = question.sort {
         listing.order = order(&sort)?;
     }
-    for (name, values) in question.filters {
-        let values = match values {
-            Value::Array(values) => values,
-            one => vec![one],
-        };
-        if values.is_empty() {
-            return Err(invalid(format!("the filter {name:?} has no value")));
-        }
-        for value in values {
-            let text = || {
-                invalid(format!(
-                    "the filter {name:?} takes a text, or a list of texts"
-                ))
-            };
-            filter(listing, &name, value.as_str().ok_or_else(text)?)?;
-        }
-    }
+    chosen::filters(listing, question.filters)?;
     Ok(asked)
 }
 
@@ -256,27 +231,6 @@ fn of_parameters(query: &str) -> Result<Asked, Problem> {
     Ok(asked)
 }
 
-fn filter(listing: &mut Listing, name: &str, value: &str) -> Result<(), Problem> {
-    let field = Field::parse(name).ok_or_else(|| {
-        let detail = format!(
-            "there is no filter {name:?}; there are action, resource.type, resource.id, actor.type, actor.id and labels.<name>"
-        );
-        Problem::new(Slug::UnsupportedFilter, detail)
-    })?;
-    if value.chars().count() > VALUE_CHARACTERS_MAX {
-        let detail = format!("a value has at most {VALUE_CHARACTERS_MAX} characters");
-        return Err(invalid(detail));
-    }
-    let values = listing.filters.entry(field).or_default();
-    values.insert(value.to_owned());
-    if values.len() > VALUES_MAX || listing.filters.len() > FIELDS_MAX {
-        let detail =
-            format!("a question has at most {FIELDS_MAX} fields, and each {VALUES_MAX} values");
-        return Err(invalid(detail));
-    }
-    Ok(())
-}
-
 fn order(sort: &str) -> Result<Order, Problem> {
     match sort {
         "-createdAt" | "-createdAt,-recordId" => Ok(Order::Descending),
@@ -286,19 +240,6 @@ fn order(sort: &str) -> Result<Order, Problem> {
             Err(Problem::new(Slug::UnsupportedSort, detail))
         }
     }
-}
-
-fn stream(name: &str) -> Result<StreamName, Problem> {
-    StreamName::parse(name).map_err(|_| invalid("stream is not the name of one"))
-}
-
-fn instant(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
-    let instant = text.map(Timestamp::parse_rfc3339).transpose();
-    instant.map_err(|_| invalid(format!("{name} is a time as 2026-01-31T00:00:00Z")))
-}
-
-fn invalid(detail: impl Into<String>) -> Problem {
-    Problem::new(Slug::InvalidQuery, detail.into())
 }
 
 fn internal(what: &'static str) -> Problem {

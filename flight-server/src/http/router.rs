@@ -11,8 +11,8 @@ use catalog::ids::SiloId;
 use http::{HeaderMap, HeaderValue};
 
 use super::{
-    admit, docs, events, health, integrity, jobs, plans, problems, quarantine, query, receipts,
-    records, schemas,
+    admit, docs, events, exports, health, integrity, jobs, links, plans, problems, quarantine,
+    query, receipts, records, schemas,
 };
 use crate::limits::Room;
 use crate::observe::{CORRELATION_ID, Seen, observed};
@@ -57,12 +57,7 @@ pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
             admit::writes,
         ))
     };
-    let reads = |route: MethodRouter<Listener>| {
-        route.route_layer(middleware::from_fn_with_state(
-            listener.clone(),
-            admit::reads,
-        ))
-    };
+    let reads = |route| reads(&listener, route);
     let entry = get(quarantine::show).post(quarantine::decide);
     let schemas = get(schemas::list).post(schemas::register);
     Router::new()
@@ -109,6 +104,7 @@ pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
         .route("/v1/receipts/{id}", reads(get(receipts::one)))
         .route("/v1/query", reads(get(query::page).post(query::page)))
         .route("/v1/query/plan", reads(post(plans::plan)))
+        .merge(exported(&listener))
         .merge(open())
         .fallback(nothing)
         .method_not_allowed_fallback(nothing)
@@ -116,9 +112,29 @@ pub fn silo(service: Arc<Service>, silo: SiloId) -> Router {
         .with_state(listener)
 }
 
-/// What is of no tenant, and for everybody.
+/// What becomes of records beside answers.
+fn exported(listener: &Listener) -> Router<Listener> {
+    let reads = |route| reads(listener, route);
+    let all = get(exports::list).post(exports::create);
+    let one = get(exports::show).delete(exports::cancel);
+    Router::new()
+        .route("/v1/exports", reads(all))
+        .route("/v1/exports/{id}", reads(one))
+        .route("/v1/exports/{id}/manifest", reads(get(exports::manifest)))
+        .route("/v1/exports/{id}/verify", reads(get(exports::verify)))
+        .route("/v1/exports/{id}/files/{*path}", reads(get(exports::file)))
+        .route("/v1/exports/{id}/links", reads(post(links::create)))
+}
+
+fn reads(listener: &Listener, route: MethodRouter<Listener>) -> MethodRouter<Listener> {
+    let admitting = middleware::from_fn_with_state(listener.clone(), admit::reads);
+    route.route_layer(admitting)
+}
+
+/// What is of no tenant, and for everybody; and links, which say by themselves whose they are.
 fn open() -> Router<Listener> {
     Router::new()
+        .route("/v1/links/{link}", get(links::file))
         .route("/openapi.json", get(docs::api))
         .route("/docs", get(docs::page))
         .route("/docs/{part}", get(docs::part))
@@ -146,7 +162,11 @@ async fn nothing(headers: HeaderMap) -> Problem {
 
 /// A problem of a request that is nobody's yet. `observe` has seen to its correlation id.
 pub(super) fn not_found(detail: &str, headers: &HeaderMap) -> Problem {
-    let problem = Problem::new(Slug::NotFound, detail);
+    correlated(Problem::new(Slug::NotFound, detail), headers)
+}
+
+/// The problem with the request's correlation id, if there is one.
+pub(super) fn correlated(problem: Problem, headers: &HeaderMap) -> Problem {
     let correlation = headers.get(CORRELATION_ID).and_then(|id| id.to_str().ok());
     match correlation {
         Some(correlation) => problem.correlated(correlation),
@@ -170,6 +190,9 @@ fn route(path: &str) -> &'static str {
         "/v1/query" => "query",
         "/openapi.json" | "/docs" => "docs",
         "/v1/query/plan" => "plan",
+        "/v1/exports" => "exports",
+        path if path.starts_with("/v1/exports/") => "exports",
+        path if path.starts_with("/v1/links/") => "export-links",
         path if path.starts_with("/v1/keys/") => "keys",
         path if path.starts_with("/v1/receipts/") => "receipts",
         path if path.starts_with("/v1/audit/integrity/") => "integrity",

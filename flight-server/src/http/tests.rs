@@ -38,7 +38,7 @@ impl Answer {
 }
 
 impl World {
-    fn router(&self) -> Router {
+    pub(super) fn router(&self) -> Router {
         silo(Arc::clone(&self.service), self.silo.clone())
     }
 

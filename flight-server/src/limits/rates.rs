@@ -229,6 +229,22 @@ impl Rates {
         })
     }
 
+    /// Lets one request go on that names a tenant and no caller: it is counted with the tenant's others. What is refused
+    /// stands in the metrics alone, since evidence names who asked.
+    ///
+    /// # Errors
+    /// The tenant has used up what it may for now.
+    pub fn admit_nobody(
+        &self,
+        tenant: &TenantId,
+        class: Class,
+    ) -> Result<Option<Standing>, Limited> {
+        let account = self.account(tenant, class);
+        let taken = account.requests.as_ref();
+        let taken = taken.map(|bucket| bucket.take(NonZeroU32::MIN)).transpose();
+        taken.map_err(|wait| account.limited(What::Requests, wait))
+    }
+
     /// Counts a query of this caller that was let go on and then found no slot among its tenant's: it is evidence with
     /// those that were refused before.
     pub fn found_no_slot(&self, context: &TenantContext) {
@@ -319,9 +335,7 @@ impl Account {
     }
 
     fn refuse(&self, context: &TenantContext, what: What, retry_after: Duration) -> Limited {
-        metrics::counter!("trailhouse_limited_total", "tenant" => self.tenant.to_string(),
-            "class" => self.class.as_str(), "what" => what.as_str())
-        .increment(1);
+        let limited = self.limited(what, retry_after);
         let mut refused = lock(&self.refused);
         let (_, refusals) = refused.get_or_insert_with(|| {
             let none = Refusals {
@@ -333,6 +347,13 @@ impl Account {
             (self.ticks.now(), none)
         });
         refusals.count += 1;
+        limited
+    }
+
+    fn limited(&self, what: What, retry_after: Duration) -> Limited {
+        metrics::counter!("trailhouse_limited_total", "tenant" => self.tenant.to_string(),
+            "class" => self.class.as_str(), "what" => what.as_str())
+        .increment(1);
         Limited {
             what,
             retry_after,

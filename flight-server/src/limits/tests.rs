@@ -171,6 +171,28 @@ async fn refusals_are_told_once_for_a_window() {
 }
 
 #[tokio::test]
+async fn what_names_no_caller_counts_with_its_tenants_others() {
+    let world = World::new().await;
+    let acme = caller(&world, "acme").await;
+    let (clock, rates) = rates(TenantLimits {
+        query_requests_per_s: 2,
+        ..NONE
+    });
+    assert!(rates.admit(acme.clone(), Class::Query).is_ok());
+    let standing = rates.admit_nobody(acme.tenant(), Class::Query).unwrap();
+    assert_eq!(standing.unwrap().remaining, 0);
+    let limited = rates.admit_nobody(acme.tenant(), Class::Query);
+    assert_eq!(limited.unwrap_err().what, What::Requests);
+    assert!(rates.admit(acme.clone(), Class::Query).is_err());
+    // The evidence tells of callers only.
+    assert_eq!(rates.refusals(true).len(), 1);
+    let other = TenantId::parse("other").unwrap();
+    assert!(rates.admit_nobody(&other, Class::Query).is_ok());
+    clock.advance(Duration::from_secs(1));
+    assert!(rates.admit_nobody(acme.tenant(), Class::Query).is_ok());
+}
+
+#[tokio::test]
 async fn what_is_kept_of_tenants_is_bounded() {
     let world = World::new().await;
     let (clock, rates) = rates(TenantLimits {

@@ -3,7 +3,7 @@
 use catalog::guard::Denial;
 use catalog::schema;
 use engine::ingest::{self, Outcome, QuarantineReason, Receipt, ReviewError};
-use engine::{proof, query, table};
+use engine::{export, proof, query, table};
 use serde_json::json;
 
 use super::{Problem, Slug};
@@ -102,6 +102,34 @@ impl From<proof::Error> for Problem {
                 );
                 query::Error::Internal.into()
             }
+        }
+    }
+}
+
+impl From<export::Error> for Problem {
+    fn from(error: export::Error) -> Self {
+        let text = error.to_string();
+        match error {
+            export::Error::Denied(denial) => denial.into(),
+            export::Error::Invalid { detail } => Self::new(Slug::InvalidQuery, detail),
+            export::Error::UnsupportedFormat { .. } => {
+                Self::new(Slug::ExportUnsupportedFormat, text)
+            }
+            export::Error::TooMany { at_once } => {
+                Self::new(Slug::ExportConcurrencyExceeded, text).with("atOnce", at_once)
+            }
+            export::Error::TooLarge { .. } => Self::new(Slug::PayloadTooLarge, text),
+            export::Error::NotFound => Self::new(Slug::NotFound, text),
+            export::Error::NotReady { state } => {
+                Self::new(Slug::PreconditionFailed, text).with("state", state)
+            }
+            export::Error::PolicyStale => Self::new(Slug::PolicyVersionStale, text),
+            export::Error::ChecksumMismatch => Self::new(Slug::ChecksumMismatch, text),
+            export::Error::Query(error) => error.into(),
+            export::Error::KeyUnavailable => Self::new(Slug::KeyUnavailable, text),
+            export::Error::Late => Self::new(Slug::DeadlineExceeded, text),
+            export::Error::Unavailable | export::Error::Lost => Self::new(Slug::Unavailable, text),
+            export::Error::Internal => Self::new(Slug::Internal, text),
         }
     }
 }
@@ -299,6 +327,47 @@ mod tests {
         becomes(query::Error::Internal, Slug::Internal);
         let problem = Problem::from(query::Error::UnsupportedFilter { field: field() });
         assert_eq!(problem.to_json()["field"], "actor_id");
+    }
+
+    #[test]
+    fn every_failure_of_an_export_has_its_slug() {
+        let detail = || "why".to_owned();
+        let allowed = "parquet".to_owned();
+        becomes(
+            export::Error::Denied(Denial::ResidencyConflict),
+            Slug::ResidencyConflict,
+        );
+        becomes(
+            export::Error::Invalid { detail: detail() },
+            Slug::InvalidQuery,
+        );
+        becomes(
+            export::Error::UnsupportedFormat { allowed },
+            Slug::ExportUnsupportedFormat,
+        );
+        becomes(
+            export::Error::TooMany { at_once: 8 },
+            Slug::ExportConcurrencyExceeded,
+        );
+        becomes(
+            export::Error::TooLarge { detail: detail() },
+            Slug::PayloadTooLarge,
+        );
+        becomes(export::Error::NotFound, Slug::NotFound);
+        becomes(export::Error::PolicyStale, Slug::PolicyVersionStale);
+        becomes(export::Error::ChecksumMismatch, Slug::ChecksumMismatch);
+        becomes(
+            export::Error::Query(query::Error::TooManyQueries),
+            Slug::RateLimited,
+        );
+        becomes(export::Error::KeyUnavailable, Slug::KeyUnavailable);
+        becomes(export::Error::Unavailable, Slug::Unavailable);
+        becomes(export::Error::Lost, Slug::Unavailable);
+        becomes(export::Error::Late, Slug::DeadlineExceeded);
+        becomes(export::Error::Internal, Slug::Internal);
+        let problem = Problem::from(export::Error::NotReady { state: "running" });
+        assert_eq!(problem.slug(), Slug::PreconditionFailed);
+        assert_eq!(problem.to_json()["state"], "running");
     }
 
     #[test]

@@ -79,6 +79,13 @@ impl Problem {
         self
     }
 
+    /// The range that was asked for is nowhere in the file: 416 whatever the kind.
+    #[must_use]
+    pub fn unsatisfiable(mut self) -> Self {
+        self.status = StatusCode::RANGE_NOT_SATISFIABLE;
+        self
+    }
+
     /// What kind of problem this is.
     #[must_use]
     pub fn slug(&self) -> Slug {

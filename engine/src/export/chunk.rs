@@ -1,0 +1,328 @@
+//! One chunk: records as they come, cut, encoded, sealed and stored.
+//!
+//! ```text
+//! slices ──task──▶ pages of records with their leaves ──Cutter──▶ ChunkWriter ──Upload──▶ store
+//! ```
+//! The task that reads is one page ahead of what is encoded.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use catalog::clock::Timestamp;
+use futures::TryStreamExt;
+use object_store::path::Path;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::Exports;
+use super::error::Error;
+use super::job::{Chunk, Pinned, StoredFile};
+use super::manifest::Manifest;
+use super::package::{ChunkWriter, Cutter, with_parts};
+use super::run::Running;
+use super::sealed::{Upload, Uploaded};
+use super::select::{LEAF_INDEX, Place, SLICE_RECORDS, Selection, Slice, column};
+use crate::receipt::hexadecimal;
+
+/// Bytes of a row group: what is held of one while it is encoded.
+const GROUP_BYTES_MIN: u64 = 256 << 10;
+const GROUP_BYTES_MAX: u64 = 48 << 20;
+
+/// Records as they come, cut into batches.
+pub(super) struct Feed {
+    pages: mpsc::Receiver<Result<RecordBatch, Error>>,
+    reading: AbortHandle,
+    cutter: Cutter,
+    is_end: bool,
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
+}
+
+impl Feed {
+    async fn next(&mut self) -> Result<Option<RecordBatch>, Error> {
+        loop {
+            if let Some(batch) = self.cutter.next(self.is_end)? {
+                return Ok(Some(batch));
+            }
+            if self.is_end {
+                return Ok(None);
+            }
+            match self.pages.recv().await {
+                Some(page) => self.cutter.push(page?),
+                None => self.is_end = true,
+            }
+        }
+    }
+}
+
+impl Exports {
+    /// Fixes what is in the export, if nobody has, and begins to read behind its last chunk.
+    pub(super) async fn feed(self: &Arc<Self>, running: &mut Running) -> Result<(), Error> {
+        let selection = self.selection(running.job());
+        let pinned = match running.job().pinned.clone() {
+            Some(pinned) => pinned,
+            None => self.beating(running, selection.pin()).await?,
+        };
+        let slices = self.beating(running, selection.slices(&pinned)).await?;
+        let records = slices.iter().map(|slice| slice.records).sum();
+        let records_max = running.job().records_max;
+        running.job().asked.check_records(records, records_max)?;
+        if running.job().pinned.is_none() {
+            running.job_mut().pinned = Some(Pinned {
+                records,
+                ..pinned.clone()
+            });
+            running.save().await?;
+        }
+        let (pages, received) = mpsc::channel(1);
+        let after = running.place();
+        let reading = tokio::spawn(async move {
+            if let Err(error) = read(&selection, &pinned, slices, after, &pages).await {
+                // Whoever waits for pages is gone, if nobody takes it.
+                drop(pages.send(Err(error)).await);
+            }
+        });
+        running.feed = Some(Feed {
+            pages: received,
+            reading: reading.abort_handle(),
+            cutter: Cutter::default(),
+            is_end: false,
+        });
+        Ok(())
+    }
+
+    /// Makes the next chunk; `None` if there are no more records.
+    pub(super) async fn chunk(&self, running: &mut Running) -> Result<Option<Chunk>, Error> {
+        let mut feed = running.feed.take().ok_or(Error::Internal)?;
+        let Some(first) = self.beating(running, feed.next()).await? else {
+            running.feed = Some(feed);
+            return Ok(None);
+        };
+        let mut files = Files::new(self, running)?;
+        let made = self.fill(running, &mut feed, first, &mut files).await;
+        running.feed = Some(feed);
+        match made {
+            Ok(made) => Ok(Some(files.finish(made).await?)),
+            Err(error) => {
+                files.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn fill(
+        &self,
+        running: &mut Running,
+        feed: &mut Feed,
+        first: RecordBatch,
+        files: &mut Files,
+    ) -> Result<ChunkWriter, Error> {
+        let schema = first.schema();
+        let group_bytes = (self.settings.chunk_bytes / 4).clamp(GROUP_BYTES_MIN, GROUP_BYTES_MAX);
+        let group_bytes = usize::try_from(group_bytes).map_err(|_| Error::Internal)?;
+        let format = running.job().asked.format;
+        let mut writer = ChunkWriter::new(format, &schema, group_bytes)?;
+        let mut next = Some(first);
+        let before = running.finished();
+        let mut beat = Instant::now();
+        while let Some(batch) = next {
+            let encoding = tokio::task::spawn_blocking(move || {
+                writer.write(&batch)?;
+                let taken = writer.take();
+                Ok::<_, Error>((writer, taken))
+            });
+            let (encoder, (rows, leaves)) = encoding.await.map_err(|_| Error::Internal)??;
+            writer = encoder;
+            files.rows.write(&rows).await?;
+            if let Some(upload) = &mut files.leaves {
+                upload.write(&leaves).await?;
+            }
+            running.job_mut().progress.records = before.records + writer.count();
+            running.job_mut().progress.bytes = before.bytes + writer.arrow_bytes();
+            if beat.elapsed() >= self.settings.beat {
+                beat = Instant::now();
+                running.save().await?;
+            }
+            if writer.is_between_groups() && files.rows.bytes() >= self.settings.chunk_bytes {
+                break;
+            }
+            next = self.beating(running, feed.next()).await?;
+        }
+        Ok(writer)
+    }
+
+    /// Stores a small file of an export.
+    pub(super) async fn store_file(
+        &self,
+        running: &Running,
+        path: &str,
+        bytes: &[u8],
+    ) -> Result<StoredFile, Error> {
+        let mut upload = self.upload(running, path)?;
+        upload.write(bytes).await?;
+        Ok(stored(running, path, upload.finish().await?))
+    }
+
+    fn upload(&self, running: &Running, path: &str) -> Result<Upload, Error> {
+        let store = self.jobs.store(running.job().mandate.silo())?;
+        let object = Path::parse(format!("{}/{path}", running.folder()));
+        let object = object.map_err(|_| Error::Internal)?;
+        Ok(Upload::new(store, object, running.key()))
+    }
+}
+/// The files of a chunk that is being made.
+struct Files {
+    number: usize,
+    name: String,
+    attempt: u32,
+    rows: Upload,
+    leaves: Option<Upload>,
+    places: Option<Upload>,
+}
+
+impl Files {
+    fn new(exports: &Exports, running: &Running) -> Result<Self, Error> {
+        let number = running.job().chunks.len();
+        let name = Manifest::chunk_name(number, running.job().asked.format);
+        let pinned = running.job().pinned.as_ref();
+        let is_whole = pinned.is_some_and(|pinned| pinned.tree_size.is_some());
+        let when_whole = |path: String| {
+            let upload = is_whole.then(|| exports.upload(running, &path));
+            upload.transpose()
+        };
+        Ok(Self {
+            rows: exports.upload(running, &name)?,
+            leaves: when_whole(Manifest::leaves_name(number))?,
+            places: when_whole(places_name(number))?,
+            attempt: running.job().attempt,
+            number,
+            name,
+        })
+    }
+
+    async fn finish(mut self, writer: ChunkWriter) -> Result<Chunk, Error> {
+        let arrow_bytes = writer.arrow_bytes();
+        let encoding = tokio::task::spawn_blocking(move || writer.finish());
+        let encoded = encoding.await.map_err(|_| Error::Internal)??;
+        self.rows.write(&encoded.rows).await?;
+        let rows = self.rows.finish().await?;
+        let (last_created_at, last_record_id) = encoded.last.ok_or(Error::Internal)?;
+        let mut chunk = Chunk {
+            file: named(self.attempt, &self.name, rows),
+            rows: encoded.count,
+            last_created_at,
+            last_record_id,
+            leaves: None,
+            places: None,
+            arrow_bytes,
+        };
+        if let Some(mut upload) = self.leaves {
+            upload.write(&encoded.leaves).await?;
+            let name = Manifest::leaves_name(self.number);
+            chunk.leaves = Some(named(self.attempt, &name, upload.finish().await?));
+        }
+        if let Some(mut upload) = self.places {
+            upload.write(&encoded.places).await?;
+            let name = places_name(self.number);
+            chunk.places = Some(named(self.attempt, &name, upload.finish().await?));
+        }
+        Ok(chunk)
+    }
+
+    async fn abort(self) {
+        self.rows.abort().await;
+        for upload in [self.leaves, self.places].into_iter().flatten() {
+            upload.abort().await;
+        }
+    }
+}
+fn places_name(number: usize) -> String {
+    format!("places-{number:05}")
+}
+
+fn stored(running: &Running, path: &str, uploaded: Uploaded) -> StoredFile {
+    named(running.job().attempt, path, uploaded)
+}
+
+fn named(attempt: u32, path: &str, uploaded: Uploaded) -> StoredFile {
+    StoredFile {
+        path: path.to_owned(),
+        object: format!("{attempt}/{path}"),
+        bytes: uploaded.bytes,
+        sha256: hexadecimal(&uploaded.sha256),
+    }
+}
+
+/// Reads the slices behind a place, page by page, with the leaves of their records.
+async fn read(
+    selection: &Selection,
+    pinned: &Pinned,
+    slices: Vec<Slice>,
+    after: Option<Place>,
+    pages: &mpsc::Sender<Result<RecordBatch, Error>>,
+) -> Result<(), Error> {
+    let is_left = |slice: &Slice| after.is_none_or(|(moment, _)| slice.until > moment);
+    for slice in slices.into_iter().filter(is_left) {
+        let records = selection.records(pinned, slice, after).await?;
+        let mut records = std::pin::pin!(records);
+        let (mut page, mut rows) = (Vec::new(), 0);
+        loop {
+            let batch = records.try_next().await?;
+            let is_end = batch.is_none();
+            if let Some(batch) = batch.filter(|batch| batch.num_rows() > 0) {
+                rows += batch.num_rows();
+                page.push(batch);
+            }
+            if rows > 0 && (is_end || rows as u64 >= SLICE_RECORDS) {
+                let taken = std::mem::take(&mut page);
+                rows = 0;
+                let whole = proven(selection, pinned, taken).await?;
+                if pages.send(Ok(whole)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if is_end {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A page with the leaves of its records, where there are any for this caller.
+async fn proven(
+    selection: &Selection,
+    pinned: &Pinned,
+    page: Vec<RecordBatch>,
+) -> Result<RecordBatch, Error> {
+    let schema = page.first().ok_or(Error::Internal)?.schema();
+    let page = concat_batches(&schema, &page).map_err(|_| Error::Internal)?;
+    if pinned.tree_size.is_none() {
+        return Ok(page);
+    }
+    let moments = column::<TimestampMicrosecondType>(&page, "created_at")?.values();
+    let places = column::<Int64Type>(&page, LEAF_INDEX)?.values();
+    let places: Result<Vec<_>, _> = places.iter().map(|place| u64::try_from(*place)).collect();
+    let places = places.map_err(|_| Error::Internal)?;
+    let (Some(first), Some(last)) = (moments.first(), moments.last()) else {
+        return Ok(page);
+    };
+    let within = (
+        Timestamp::from_micros(*first),
+        Timestamp::from_micros(*last),
+    );
+    let permit = selection.permit().await?.reading();
+    let log = selection.log();
+    let parts = selection
+        .logs
+        .opened(&permit, &log, within, &places)
+        .await?;
+    with_parts(&page, &parts)
+}

@@ -1,0 +1,400 @@
+//! Rows of a bundle against what is said of them, and against what their leaves open.
+
+use std::collections::BTreeSet;
+
+use arrow::array::{Array, AsArray, MapArray, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::TimestampMicrosecondType;
+use catalog::ids::RecordId;
+use serde_json::{Map, Value};
+
+use super::manifest::{Manifest, Values};
+use crate::query::listing::Field;
+use crate::seal::opened::ShownValue;
+use crate::seal::{Hash, OpenedLeaf};
+
+/// Columns of text that a leaf has as they are.
+const TEXTS: [&str; 14] = [
+    "tenant_id",
+    "stream",
+    "record_id",
+    "action",
+    "resource_type",
+    "resource_id",
+    "actor_type",
+    "actor_id",
+    "trace_id",
+    "span_id",
+    "purpose",
+    "schema_version",
+    "policy_version",
+    "idempotency_key",
+];
+const INSTANTS: [&str; 2] = ["created_at", "ingested_at"];
+const DOCUMENTS: [&str; 3] = ["context", "extras", "labels"];
+/// In the leaf, and in no bundle.
+const RETENTION_CLASS: &str = "retention_class";
+
+/// What is wrong with a row.
+pub(super) type Fault = String;
+
+/// The columns of some rows.
+pub(super) struct Rows<'b> {
+    texts: Vec<(&'static str, &'b StringArray)>,
+    instants: Vec<(&'static str, &'b TimestampMicrosecondArray)>,
+    labels: &'b MapArray,
+}
+
+/// What a row's leaf came to.
+pub(super) struct Opened {
+    pub(super) hash: Hash,
+    pub(super) shown: u64,
+    pub(super) withheld: u64,
+}
+
+impl<'b> Rows<'b> {
+    /// The columns of a batch; `None` if one is missing or of another type.
+    pub(super) fn of(batch: &'b RecordBatch) -> Option<Self> {
+        let column = |name: &str| batch.column_by_name(name);
+        let documents = DOCUMENTS.iter().filter(|name| **name != "labels");
+        let texts = TEXTS.iter().chain(documents).map(|name| {
+            let column = column(name)?.as_string_opt::<i32>()?;
+            Some((*name, column))
+        });
+        let instants = INSTANTS.iter().map(|name| {
+            let column = column(name)?.as_primitive_opt::<TimestampMicrosecondType>()?;
+            Some((*name, column))
+        });
+        Some(Self {
+            texts: texts.collect::<Option<_>>()?,
+            instants: instants.collect::<Option<_>>()?,
+            labels: column("labels")?.as_map_opt()?,
+        })
+    }
+
+    fn text(&self, name: &str, row: usize) -> Option<&'b str> {
+        let (_, column) = self.texts.iter().find(|(known, _)| *known == name)?;
+        column.is_valid(row).then(|| column.value(row))
+    }
+
+    fn instant(&self, name: &str, row: usize) -> Option<i64> {
+        let (_, column) = self.instants.iter().find(|(known, _)| *known == name)?;
+        column.is_valid(row).then(|| column.value(row))
+    }
+
+    /// Where a row stands in the order of the bundle.
+    pub(super) fn place(&self, row: usize) -> Option<(i64, &'b str)> {
+        Some((
+            self.instant("created_at", row)?,
+            self.text("record_id", row)?,
+        ))
+    }
+
+    /// Whether a row is one that the manifest speaks of.
+    pub(super) fn check(&self, row: usize, manifest: &Manifest) -> Result<(), Fault> {
+        if self.text("tenant_id", row) != Some(manifest.tenant_id.as_str()) {
+            return Err("it is of another tenant".to_owned());
+        }
+        if self.text("stream", row) != Some(manifest.stream.as_str()) {
+            return Err("it is of another stream".to_owned());
+        }
+        let created = self
+            .instant("created_at", row)
+            .ok_or("it has no created_at")?;
+        let range = &manifest.time_range;
+        if range.from.is_some_and(|from| created < from.as_micros())
+            || range.to.is_some_and(|to| created >= to.as_micros())
+        {
+            return Err("it is outside the time range".to_owned());
+        }
+        for (name, values) in &manifest.filters {
+            let found = match Field::parse(name) {
+                Some(Field::Tenant) => self.text("tenant_id", row).map(str::to_owned),
+                Some(Field::Action) => self.text("action", row).map(str::to_owned),
+                Some(Field::ResourceType) => self.text("resource_type", row).map(str::to_owned),
+                Some(Field::ResourceId) => self.text("resource_id", row).map(str::to_owned),
+                Some(Field::ActorType) => self.text("actor_type", row).map(str::to_owned),
+                Some(Field::ActorId) => self.text("actor_id", row).map(str::to_owned),
+                Some(Field::Label(label)) => self
+                    .labels(row)
+                    .and_then(|labels| Some(labels.get(&label)?.as_str()?.to_owned())),
+                None => None,
+            };
+            if !found.is_some_and(|found| values.contains(&found)) {
+                return Err(format!("it does not match the filter {name}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn labels(&self, row: usize) -> Option<Map<String, Value>> {
+        if !self.labels.is_valid(row) {
+            return None;
+        }
+        let entries = self.labels.value(row);
+        let [keys, values] = entries.columns() else {
+            return None;
+        };
+        let (keys, values) = (keys.as_string_opt::<i32>()?, values.as_string_opt::<i32>()?);
+        let entries = keys.iter().flatten().map(str::to_owned);
+        Some(entries.zip(values.iter().map(Value::from)).collect())
+    }
+
+    /// A document of a row as JSON; what is no JSON is a text.
+    fn document(&self, name: &str, row: usize) -> Option<Value> {
+        if name == "labels" {
+            return self.labels(row).map(Value::Object);
+        }
+        let text = self.text(name, row)?;
+        Some(serde_json::from_str(text).unwrap_or_else(|_| Value::from(text)))
+    }
+
+    /// The leaf of a row, once all that it opens is found to be the row's.
+    pub(super) fn open(
+        &self,
+        row: usize,
+        parts: &[u8],
+        manifest: &Manifest,
+    ) -> Result<Opened, Fault> {
+        let id = self.text("record_id", row).unwrap_or_default();
+        let id = RecordId::parse(id).map_err(|_| "its record_id is none")?;
+        let names = (manifest.tenant_id.clone(), manifest.stream.clone(), id);
+        let leaf = OpenedLeaf::from_parts(names, parts).ok_or("its leaf is none")?;
+        let hash = leaf.hash().ok_or("its leaf is none")?;
+        let shown = leaf.shown().map_err(|error| error.to_string())?;
+        let withheld = leaf.withheld() as u64;
+        let as_stored = manifest.integrity.values == Values::Stored;
+        let told = Told {
+            pointers: shown
+                .iter()
+                .filter(|value| value.name.starts_with('/'))
+                .map(|value| value.name.as_str())
+                .collect(),
+            is_whole: withheld == 0,
+        };
+        for value in &shown {
+            if as_stored || INSTANTS.contains(&value.name.as_str()) {
+                self.compare(row, value, &told)?;
+            }
+        }
+        if told.is_whole && as_stored {
+            self.check_absent(row, &shown, &told)?;
+        }
+        Ok(Opened {
+            hash,
+            shown: shown.len() as u64,
+            withheld,
+        })
+    }
+
+    fn compare(&self, row: usize, value: &ShownValue, told: &Told<'_>) -> Result<(), Fault> {
+        let name = value.name.as_str();
+        let differs = || format!("its {name} is not the one that was sealed");
+        let is_same = if name == RETENTION_CLASS {
+            true
+        } else if INSTANTS.contains(&name) {
+            let found = self.instant(name, row).map(|micros| micros.to_string());
+            found.as_deref() == Some(value.value.as_str())
+        } else if DOCUMENTS.contains(&name) {
+            let stored = (value.kind != 0).then(|| serde_json::from_str(&value.value));
+            let stored: Option<Value> = stored.transpose().map_err(|_| differs())?;
+            let found = self.document(name, row);
+            told.covers(stored.as_ref(), found.as_ref(), &mut format!("/{name}"))
+        } else if let Some(pointer) = name.strip_prefix('/') {
+            self.is_at(row, pointer, value)
+        } else if TEXTS.contains(&name) {
+            let stored = (value.kind != 0).then_some(value.value.as_str());
+            self.text(name, row) == stored
+        } else {
+            false
+        };
+        if is_same { Ok(()) } else { Err(differs()) }
+    }
+
+    /// Whether a value that stands apart in the leaf is at its place in the row.
+    fn is_at(&self, row: usize, pointer: &str, value: &ShownValue) -> bool {
+        let (document, rest) = match pointer.split_once('/') {
+            Some((document, _)) => (document, &pointer[document.len()..]),
+            None => (pointer, ""),
+        };
+        let found = self.document(document, row);
+        let found = found.as_ref().and_then(|found| found.pointer(rest));
+        let stored = match value.kind {
+            0 => None,
+            1 => Some(Value::from(value.value.as_str())),
+            _ => match serde_json::from_str(&value.value) {
+                Ok(stored) => Some(stored),
+                Err(_) => return false,
+            },
+        };
+        match (stored, found) {
+            (None, found) => found.is_none_or(Value::is_null),
+            (Some(stored), Some(found)) => is_equal(&stored, found),
+            (Some(_), None) => false,
+        }
+    }
+
+    /// Where the whole leaf is open: what it does not have, the row does not have either.
+    fn check_absent(&self, row: usize, shown: &[ShownValue], told: &Told<'_>) -> Result<(), Fault> {
+        let has = |name: &str| shown.iter().any(|value| value.name == name);
+        let text = TEXTS
+            .iter()
+            .find(|name| !has(name) && self.text(name, row).is_some());
+        if let Some(name) = text {
+            return Err(format!("its {name} was not sealed"));
+        }
+        for name in DOCUMENTS.iter().filter(|name| !has(name)) {
+            let found = self.document(name, row);
+            if !told.covers(None, found.as_ref(), &mut format!("/{name}")) {
+                return Err(format!("its {name} was not sealed"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What of a leaf is open.
+struct Told<'l> {
+    /// The places of the values that stand apart in it.
+    pointers: BTreeSet<&'l str>,
+    /// Whether nothing is withheld.
+    is_whole: bool,
+}
+
+impl Told<'_> {
+    /// Whether the row has what was sealed, and beyond that only what stands apart in the leaf.
+    fn covers(&self, stored: Option<&Value>, found: Option<&Value>, path: &mut String) -> bool {
+        match (stored, found) {
+            (None | Some(Value::Null), None) => true,
+            (None | Some(Value::Null), Some(found)) => {
+                found.is_null() || self.is_put_back(found, path)
+            }
+            (Some(_), None) => false,
+            (Some(Value::Object(stored)), Some(Value::Object(found))) => {
+                let kept = stored.iter().all(|(key, value)| {
+                    self.below(path, key, |path| {
+                        self.covers(Some(value), found.get(key), path)
+                    })
+                });
+                kept && found
+                    .iter()
+                    .filter(|(key, _)| !stored.contains_key(*key))
+                    .all(|(key, value)| {
+                        self.below(path, key, |path| self.covers(None, Some(value), path))
+                    })
+            }
+            (Some(Value::Array(stored)), Some(Value::Array(found))) => {
+                stored.len() == found.len()
+                    && stored
+                        .iter()
+                        .zip(found)
+                        .enumerate()
+                        .all(|(at, (stored, found))| {
+                            let at = at.to_string();
+                            self.below(path, &at, |path| {
+                                self.covers(Some(stored), Some(found), path)
+                            })
+                        })
+            }
+            (Some(stored), Some(found)) => is_equal(stored, found),
+        }
+    }
+
+    /// Whether a value that the sealed document does not have was put back: it is one that stands apart, or has such, or
+    /// something is withheld that it may be.
+    fn is_put_back(&self, found: &Value, path: &mut String) -> bool {
+        if !self.is_whole || self.pointers.contains(path.as_str()) {
+            return true;
+        }
+        match found {
+            Value::Object(members) => {
+                !members.is_empty()
+                    && members.iter().all(|(key, value)| {
+                        self.below(path, key, |path| self.is_put_back(value, path))
+                    })
+            }
+            _ => false,
+        }
+    }
+
+    fn below(&self, path: &mut String, key: &str, look: impl FnOnce(&mut String) -> bool) -> bool {
+        let length = path.len();
+        path.push('/');
+        path.push_str(&key.replace('~', "~0").replace('/', "~1"));
+        let found = look(path);
+        path.truncate(length);
+        found
+    }
+}
+
+/// Whether two values are one in JSON, which knows no kinds of numbers.
+fn is_equal(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => {
+            one == other || one.as_f64() == other.as_f64()
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len()
+                && one
+                    .iter()
+                    .zip(other)
+                    .all(|(one, other)| is_equal(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            one.len() == other.len()
+                && one
+                    .iter()
+                    .all(|(key, value)| other.get(key).is_some_and(|other| is_equal(value, other)))
+        }
+        _ => one == other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_document_has_what_was_sealed_and_what_stands_apart() {
+        let told = |pointers: &[&'static str], is_whole| Told {
+            pointers: pointers.iter().copied().collect(),
+            is_whole,
+        };
+        let stored = json!({"a": 1, "list": [null, {"b": "x"}]});
+        for (found, pointers, expected) in [
+            (json!({"a": 1.0, "list": [null, {"b": "x"}]}), &[][..], true),
+            (json!({"a": 1}), &[], false),
+            (json!({"a": 2, "list": [null, {"b": "x"}]}), &[], false),
+            (json!({"a": 1, "list": [null]}), &[], false),
+            (json!({"a": 1, "list": ["e", {"b": "x"}]}), &[], false),
+            (
+                json!({"a": 1, "list": ["e", {"b": "x"}]}),
+                &["/context/list/0"],
+                true,
+            ),
+            (
+                json!({"a": 1, "list": [null, {"b": "x"}], "u": {"m": "e"}}),
+                &["/context/u/m"],
+                true,
+            ),
+            (
+                json!({"a": 1, "list": [null, {"b": "x"}], "u": {"m": "e", "n": 1}}),
+                &["/context/u/m"],
+                false,
+            ),
+            (
+                json!({"a": 1, "list": [null, {"b": "x"}], "v": 1}),
+                &["/context/u"],
+                false,
+            ),
+        ] {
+            let path = || "/context".to_owned();
+            let covers = |told: Told<'_>| told.covers(Some(&stored), Some(&found), &mut path());
+            assert_eq!(covers(told(pointers, true)), expected, "{found}");
+            // What may be withheld is not known, what is open has to be there all the same.
+            let is_kept = found["a"].as_f64() == Some(1.0) && found["list"][1]["b"] == "x";
+            assert_eq!(covers(told(pointers, false)), is_kept, "{found}");
+        }
+    }
+}
