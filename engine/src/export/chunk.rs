@@ -14,7 +14,7 @@ use catalog::clock::Timestamp;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Exports;
@@ -34,15 +34,10 @@ const GROUP_BYTES_MAX: u64 = 48 << 20;
 /// Records as they come, cut into batches.
 pub(super) struct Feed {
     pages: mpsc::Receiver<Result<RecordBatch, Error>>,
-    reading: AbortHandle,
+    /// Reads, and ends with this.
+    _reading: JoinSet<()>,
     cutter: Cutter,
     is_end: bool,
-}
-
-impl Drop for Feed {
-    fn drop(&mut self) {
-        self.reading.abort();
-    }
 }
 
 impl Feed {
@@ -83,15 +78,20 @@ impl Exports {
         }
         let (pages, received) = mpsc::channel(1);
         let after = running.place();
-        let reading = tokio::spawn(async move {
-            if let Err(error) = read(&selection, &pinned, slices, after, &pages).await {
+        let (raw, read_so_far) = mpsc::channel(1);
+        let mut reading = JoinSet::new();
+        let (proving, whole) = (selection.clone(), pinned.clone());
+        reading.spawn(async move {
+            if let Err(error) = read(&selection, &pinned, slices, after, &raw).await {
                 // Whoever waits for pages is gone, if nobody takes it.
-                drop(pages.send(Err(error)).await);
+                drop(raw.send(Err(error)).await);
             }
         });
+        // The next page is read while the leaves of this one are opened.
+        reading.spawn(prove(proving, whole, read_so_far, pages));
         running.feed = Some(Feed {
             pages: received,
-            reading: reading.abort_handle(),
+            _reading: reading,
             cutter: Cutter::default(),
             is_end: false,
         });
@@ -260,7 +260,25 @@ fn named(attempt: u32, path: &str, uploaded: Uploaded) -> StoredFile {
     }
 }
 
-/// Reads the slices behind a place, page by page, with the leaves of their records.
+/// Adds the leaves of their records to pages.
+async fn prove(
+    selection: Selection,
+    pinned: Pinned,
+    mut raw: mpsc::Receiver<Result<RecordBatch, Error>>,
+    pages: mpsc::Sender<Result<RecordBatch, Error>>,
+) {
+    while let Some(page) = raw.recv().await {
+        let page = match page {
+            Ok(page) => proven(&selection, &pinned, page).await,
+            Err(error) => Err(error),
+        };
+        if pages.send(page).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads the slices behind a place, page by page.
 async fn read(
     selection: &Selection,
     pinned: &Pinned,
@@ -283,7 +301,8 @@ async fn read(
             if rows > 0 && (is_end || rows as u64 >= SLICE_RECORDS) {
                 let taken = std::mem::take(&mut page);
                 rows = 0;
-                let whole = proven(selection, pinned, taken).await?;
+                let schema = taken.first().ok_or(Error::Internal)?.schema();
+                let whole = concat_batches(&schema, &taken).map_err(|_| Error::Internal)?;
                 if pages.send(Ok(whole)).await.is_err() {
                     return Ok(());
                 }
@@ -300,10 +319,8 @@ async fn read(
 async fn proven(
     selection: &Selection,
     pinned: &Pinned,
-    page: Vec<RecordBatch>,
+    page: RecordBatch,
 ) -> Result<RecordBatch, Error> {
-    let schema = page.first().ok_or(Error::Internal)?.schema();
-    let page = concat_batches(&schema, &page).map_err(|_| Error::Internal)?;
     if pinned.tree_size.is_none() {
         return Ok(page);
     }

@@ -17,8 +17,8 @@
 //! proofs/part-00000.leaves.parquet … for each row: leaf_index, and parts, the opened leaf
 //! proofs/omitted                     the hashes of all other leaves, subtree by subtree, 32 bytes each
 //! ```
-//! The proofs are for callers from whom no row is hidden: places in a log count rows. The parts of a leaf are the bytes of
-//! [`OpenedLeaf::parts_to_bytes`], the omitted hashes those that [`Included::root`] takes. The columns of the
+//! The proofs are for callers from whom no row is hidden: places in a log count rows. The parts of a leaf are the bytes that
+//! `seal::opened` makes of it, the omitted hashes those that [`Included::root`] takes. The columns of the
 //! rows are [`crate::query::listing::COLUMNS`] between `tenant_id` and `idempotency_key`, then `leaf_index` where there are proofs.
 //! In NDJSON moments are RFC 3339, `labels` is an object, and `context` and `extras` are text that is JSON: their shapes
 //! differ from record to record, and readers want one.
@@ -28,7 +28,6 @@
 //! key of the export's, which lies in the job wrapped under the tenant's data key: whoever shreds the tenant's data
 //! shreds its exports.
 //!
-//! [`OpenedLeaf::parts_to_bytes`]: crate::seal::OpenedLeaf::parts_to_bytes
 //! [`Included::root`]: crate::seal::Included::root
 
 mod asked;

@@ -18,6 +18,7 @@ use catalog::ids::RecordId;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
 
 use super::asked::Format;
 use super::error::Error;
@@ -28,7 +29,16 @@ const BATCH_ROWS: usize = 8_192;
 const BATCH_BYTES: usize = 16 << 20;
 /// Rows of a row group, unless its bytes are reached first; looked at after each batch.
 const GROUP_ROWS: usize = 65_536;
-const ZSTD_LEVEL: i32 = 3;
+const ZSTD_LEVEL: i32 = 1;
+/// Columns in which hardly any value occurs twice: no dictionary is tried.
+const DISTINCT: [&str; 6] = [
+    "record_id",
+    "context",
+    "extras",
+    "idempotency_key",
+    LEAF_INDEX,
+    PARTS,
+];
 /// The parts of a row's leaf, in the batches of callers from whom no row is hidden.
 pub(super) const PARTS: &str = "parts";
 
@@ -149,6 +159,22 @@ enum Rows {
     Ndjson(LineDelimitedWriter<Vec<u8>>),
 }
 
+impl Rows {
+    fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+        match self {
+            Self::Parquet(writer) => writer.write(batch).map_err(|_| Error::Internal),
+            Self::Ndjson(writer) => writer.write(batch).map_err(|_| Error::Internal),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        match self {
+            Self::Parquet(writer) => writer.flush().map_err(|_| Error::Internal),
+            Self::Ndjson(_) => Ok(()),
+        }
+    }
+}
+
 /// What a chunk came to.
 pub(super) struct Encoded {
     pub(super) rows: Vec<u8>,
@@ -207,22 +233,40 @@ impl ChunkWriter {
         }
         self.count += rows as u64;
         self.group_rows += rows;
-        match &mut self.rows {
-            Rows::Parquet(writer) => writer.write(&seen).map_err(|_| Error::Internal)?,
-            Rows::Ndjson(writer) => writer.write(&seen).map_err(|_| Error::Internal)?,
-        }
-        if let Some(writer) = &mut self.leaves {
-            let places = batch.column_by_name(LEAF_INDEX).ok_or(Error::Internal)?;
-            let parts = batch.column_by_name(PARTS).ok_or(Error::Internal)?;
-            for place in places.as_primitive::<Int64Type>().values() {
+        let leaves = match self.leaves {
+            Some(_) => Some(leaves_of(batch)?),
+            None => None,
+        };
+        if let Some(leaves) = &leaves {
+            for place in column::<Int64Type>(leaves, LEAF_INDEX)?.values() {
                 self.places.extend_from_slice(&place.to_le_bytes());
             }
-            let columns = vec![Arc::clone(places), Arc::clone(parts)];
-            let leaves = RecordBatch::try_new(leaves_schema(), columns);
-            let written = writer.write(&leaves.map_err(|_| Error::Internal)?);
-            written.map_err(|_| Error::Internal)?;
         }
+        self.both(
+            |writer| writer.write(&seen),
+            |writer| match &leaves {
+                Some(leaves) => writer.write(leaves).map_err(|_| Error::Internal),
+                None => Ok(()),
+            },
+        )?;
         self.end_group()
+    }
+
+    /// Does something with the rows, and with the leaves beside it: both cost about the same.
+    fn both(
+        &mut self,
+        rows: impl FnOnce(&mut Rows) -> Result<(), Error>,
+        leaves: impl FnOnce(&mut ArrowWriter<Vec<u8>>) -> Result<(), Error> + Send,
+    ) -> Result<(), Error> {
+        let Some(writer) = &mut self.leaves else {
+            return rows(&mut self.rows);
+        };
+        std::thread::scope(|threads| {
+            let beside = threads.spawn(move || leaves(writer));
+            let done = rows(&mut self.rows);
+            beside.join().map_err(|_| Error::Internal)??;
+            done
+        })
     }
 
     fn end_group(&mut self) -> Result<(), Error> {
@@ -234,13 +278,9 @@ impl ChunkWriter {
             return Ok(());
         }
         self.group_rows = 0;
-        if let Rows::Parquet(writer) = &mut self.rows {
-            writer.flush().map_err(|_| Error::Internal)?;
-        }
-        if let Some(writer) = &mut self.leaves {
-            writer.flush().map_err(|_| Error::Internal)?;
-        }
-        Ok(())
+        self.both(Rows::flush, |writer| {
+            writer.flush().map_err(|_| Error::Internal)
+        })
     }
 
     /// Whether a row group has just ended: a chunk may end here.
@@ -318,6 +358,13 @@ fn shown(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
+fn leaves_of(batch: &RecordBatch) -> Result<RecordBatch, Error> {
+    let places = batch.column_by_name(LEAF_INDEX).ok_or(Error::Internal)?;
+    let parts = batch.column_by_name(PARTS).ok_or(Error::Internal)?;
+    let columns = vec![Arc::clone(places), Arc::clone(parts)];
+    RecordBatch::try_new(leaves_schema(), columns).map_err(|_| Error::Internal)
+}
+
 fn leaves_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new(LEAF_INDEX, DataType::Int64, true),
@@ -327,12 +374,15 @@ fn leaves_schema() -> SchemaRef {
 
 fn parquet(schema: &SchemaRef) -> Result<ArrowWriter<Vec<u8>>, Error> {
     let level = ZstdLevel::try_new(ZSTD_LEVEL).map_err(|_| Error::Internal)?;
-    let properties = WriterProperties::builder()
+    let mut properties = WriterProperties::builder()
         .set_created_by(concat!("trailhouse version ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(level))
-        .set_max_row_group_row_count(None)
-        .build();
-    let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(schema), Some(properties));
+        .set_max_row_group_row_count(None);
+    for name in DISTINCT {
+        properties = properties.set_column_dictionary_enabled(ColumnPath::from(name), false);
+    }
+    let properties = Some(properties.build());
+    let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(schema), properties);
     writer.map_err(|_| Error::Internal)
 }
 

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use arrow::array::{Array, AsArray, MapArray, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::TimestampMicrosecondType;
-use catalog::ids::RecordId;
 use serde_json::{Map, Value};
 
 use super::manifest::{Manifest, Values};
 use crate::query::listing::Field;
-use crate::seal::opened::ShownValue;
-use crate::seal::{Hash, OpenedLeaf};
+use crate::record::json;
+use crate::seal::Hash;
+use crate::seal::opened::{LyingValue, labels_of, leaf_of};
 
 /// Columns of text that a leaf has as they are.
 const TEXTS: [&str; 14] = [
@@ -30,6 +30,14 @@ const TEXTS: [&str; 14] = [
     "idempotency_key",
 ];
 const INSTANTS: [&str; 2] = ["created_at", "ingested_at"];
+/// What a leaf says of its record whatever shape that is read in.
+const NAMES: [&str; 5] = [
+    "tenant_id",
+    "stream",
+    "record_id",
+    "created_at",
+    "ingested_at",
+];
 const DOCUMENTS: [&str; 3] = ["context", "extras", "labels"];
 /// In the leaf, and in no bundle.
 const RETENTION_CLASS: &str = "retention_class";
@@ -139,13 +147,13 @@ impl<'b> Rows<'b> {
         Some(entries.zip(values.iter().map(Value::from)).collect())
     }
 
-    /// A document of a row as JSON; what is no JSON is a text.
+    /// A document of a row as JSON; what is no JSON that records have, for a member that stands twice, is a text.
     fn document(&self, name: &str, row: usize) -> Option<Value> {
         if name == "labels" {
             return self.labels(row).map(Value::Object);
         }
         let text = self.text(name, row)?;
-        Some(serde_json::from_str(text).unwrap_or_else(|_| Value::from(text)))
+        Some(json::parse(text.as_bytes()).unwrap_or_else(|_| Value::from(text)))
     }
 
     /// The leaf of a row, once all that it opens is found to be the row's.
@@ -156,23 +164,20 @@ impl<'b> Rows<'b> {
         manifest: &Manifest,
     ) -> Result<Opened, Fault> {
         let id = self.text("record_id", row).unwrap_or_default();
-        let id = RecordId::parse(id).map_err(|_| "its record_id is none")?;
-        let names = (manifest.tenant_id.clone(), manifest.stream.clone(), id);
-        let leaf = OpenedLeaf::from_parts(names, parts).ok_or("its leaf is none")?;
-        let hash = leaf.hash().ok_or("its leaf is none")?;
-        let shown = leaf.shown().map_err(|error| error.to_string())?;
-        let withheld = leaf.withheld() as u64;
+        let names = [manifest.tenant_id.as_str(), manifest.stream.as_str(), id];
+        let leaf = leaf_of(names, parts).ok_or("its leaf is none")?;
+        let shown = leaf.shown;
         let as_stored = manifest.integrity.values == Values::Stored;
         let told = Told {
             pointers: shown
                 .iter()
                 .filter(|value| value.name.starts_with('/'))
-                .map(|value| value.name.as_str())
+                .map(|value| value.name)
                 .collect(),
-            is_whole: withheld == 0,
+            is_whole: leaf.withheld == 0,
         };
         for value in &shown {
-            if as_stored || INSTANTS.contains(&value.name.as_str()) {
+            if as_stored || NAMES.contains(&value.name) {
                 self.compare(row, value, &told)?;
             }
         }
@@ -180,51 +185,57 @@ impl<'b> Rows<'b> {
             self.check_absent(row, &shown, &told)?;
         }
         Ok(Opened {
-            hash,
+            hash: leaf.hash,
             shown: shown.len() as u64,
-            withheld,
+            withheld: leaf.withheld,
         })
     }
 
-    fn compare(&self, row: usize, value: &ShownValue, told: &Told<'_>) -> Result<(), Fault> {
-        let name = value.name.as_str();
+    fn compare(&self, row: usize, value: &LyingValue<'_>, told: &Told<'_>) -> Result<(), Fault> {
+        let name = value.name;
         let differs = || format!("its {name} is not the one that was sealed");
-        let is_same = if name == RETENTION_CLASS {
-            true
+        let is_same = if TEXTS.contains(&name) {
+            let found = self.text(name, row).map(str::as_bytes);
+            match value.kind {
+                0 => value.value.is_empty() && found.is_none(),
+                1 => found == Some(value.value),
+                _ => false,
+            }
         } else if INSTANTS.contains(&name) {
-            let found = self.instant(name, row).map(|micros| micros.to_string());
-            found.as_deref() == Some(value.value.as_str())
+            let found = self.instant(name, row).map(i64::to_le_bytes);
+            value.kind == 3 && found.as_ref().map(<[u8; 8]>::as_slice) == Some(value.value)
+        } else if name == RETENTION_CLASS {
+            true
         } else if DOCUMENTS.contains(&name) {
-            let stored = (value.kind != 0).then(|| serde_json::from_str(&value.value));
-            let stored: Option<Value> = stored.transpose().map_err(|_| differs())?;
-            let found = self.document(name, row);
-            told.covers(stored.as_ref(), found.as_ref(), &mut format!("/{name}"))
+            self.is_as_sealed(row, value) || {
+                let stored = stored(value).ok_or_else(differs)?;
+                let found = self.document(name, row);
+                told.covers(stored.as_ref(), found.as_ref(), &mut format!("/{name}"))
+            }
         } else if let Some(pointer) = name.strip_prefix('/') {
             self.is_at(row, pointer, value)
-        } else if TEXTS.contains(&name) {
-            let stored = (value.kind != 0).then_some(value.value.as_str());
-            self.text(name, row) == stored
         } else {
             false
         };
         if is_same { Ok(()) } else { Err(differs()) }
     }
 
+    /// Whether a document is the sealed one to the letter, as most are.
+    fn is_as_sealed(&self, row: usize, value: &LyingValue<'_>) -> bool {
+        let found = self.text(value.name, row);
+        value.kind == 2 && found.map(str::as_bytes) == Some(value.value)
+    }
+
     /// Whether a value that stands apart in the leaf is at its place in the row.
-    fn is_at(&self, row: usize, pointer: &str, value: &ShownValue) -> bool {
+    fn is_at(&self, row: usize, pointer: &str, value: &LyingValue<'_>) -> bool {
         let (document, rest) = match pointer.split_once('/') {
             Some((document, _)) => (document, &pointer[document.len()..]),
             None => (pointer, ""),
         };
         let found = self.document(document, row);
         let found = found.as_ref().and_then(|found| found.pointer(rest));
-        let stored = match value.kind {
-            0 => None,
-            1 => Some(Value::from(value.value.as_str())),
-            _ => match serde_json::from_str(&value.value) {
-                Ok(stored) => Some(stored),
-                Err(_) => return false,
-            },
+        let Some(stored) = stored(value) else {
+            return false;
         };
         match (stored, found) {
             (None, found) => found.is_none_or(Value::is_null),
@@ -234,7 +245,12 @@ impl<'b> Rows<'b> {
     }
 
     /// Where the whole leaf is open: what it does not have, the row does not have either.
-    fn check_absent(&self, row: usize, shown: &[ShownValue], told: &Told<'_>) -> Result<(), Fault> {
+    fn check_absent(
+        &self,
+        row: usize,
+        shown: &[LyingValue<'_>],
+        told: &Told<'_>,
+    ) -> Result<(), Fault> {
         let has = |name: &str| shown.iter().any(|value| value.name == name);
         let text = TEXTS
             .iter()
@@ -250,6 +266,18 @@ impl<'b> Rows<'b> {
         }
         Ok(())
     }
+}
+
+/// A committed value as JSON, null being none; nothing, if it is not of its type.
+#[expect(clippy::option_option, reason = "null is a value")]
+fn stored(value: &LyingValue<'_>) -> Option<Option<Value>> {
+    Some(match value.kind {
+        0 => value.value.is_empty().then_some(None)?,
+        1 => Some(Value::from(std::str::from_utf8(value.value).ok()?)),
+        2 => Some(serde_json::from_slice(value.value).ok()?),
+        4 => Some(Value::Object(labels_of(value.value)?)),
+        _ => return None,
+    })
 }
 
 /// What of a leaf is open.

@@ -30,7 +30,7 @@ use crate::query::listing::{Bound, COLUMNS, selected};
 use crate::query::{AnswerStream, Further, Part, Queries, strip_literals};
 
 /// Records of one slice, where time can be cut so finely; and those that are worked on at a time.
-pub(super) const SLICE_RECORDS: u64 = 65_536;
+pub(super) const SLICE_RECORDS: u64 = 32_768;
 /// The units that time is cut by, and their length in microseconds.
 const UNITS: [(&str, i64); 3] = [
     ("hour", 3_600_000_000),

@@ -17,8 +17,9 @@ use tokio::task::{JoinError, JoinSet};
 use super::showing::Showing;
 use super::{Error, LogName, Logs};
 use crate::record::evolve::Evolution;
-use crate::record::records_of;
-use crate::seal::OpenedLeaf;
+use crate::record::layout::Layout;
+use crate::record::views_of;
+use crate::seal::opened::parts_of;
 use crate::table::{self, ScanRequest, TableKind, TableState};
 
 /// Streams of the table that are read side by side.
@@ -26,7 +27,7 @@ const PARTITIONS: usize = 2;
 /// Batches whose leaves are opened side by side.
 const OPENED_AT_ONCE: usize = 4;
 
-/// The place of a leaf, and its parts as [`OpenedLeaf::parts_to_bytes`] writes them.
+/// The place of a leaf, and its parts as `seal::opened` writes them.
 type Parts = HashMap<u64, Vec<u8>>;
 
 impl Logs {
@@ -115,7 +116,11 @@ fn open(
 ) -> Result<Parts, Error> {
     let unfit = || Error::tampered("a row of the table is no record");
     let mut parts = Parts::new();
-    for record in records_of(batch).map_err(|_| unread())? {
+    let showing = Showing::new(decision, evolves);
+    // Those of a table are mostly the same.
+    let mut known: Option<(&str, Layout<'_>)> = None;
+    for record in views_of(batch).map_err(|_| unread())? {
+        let record = record.map_err(|_| unread())?;
         let place = record
             .leaf_index
             .and_then(|place| u64::try_from(place).ok());
@@ -123,9 +128,16 @@ fn open(
         if !wanted.contains_key(&place) {
             continue;
         }
-        let showing = Showing::new(decision, &record, evolves).map_err(|_| unfit())?;
-        let leaf = OpenedLeaf::of(&record, |part| showing.shows(part)).map_err(|_| unfit())?;
-        parts.insert(place, leaf.parts_to_bytes());
+        if known
+            .as_ref()
+            .is_none_or(|(text, _)| *text != record.leaf_layout)
+        {
+            let layout = Layout::parse(record.leaf_layout).map_err(|_| unfit())?;
+            known = Some((record.leaf_layout, layout));
+        }
+        let Some((_, layout)) = &known else { continue };
+        let opened = parts_of(&record, layout, |part, value| showing.shows(part, value));
+        parts.insert(place, opened.map_err(|_| unfit())?);
     }
     Ok(parts)
 }

@@ -225,8 +225,9 @@ impl Logs {
         let path = prover.inclusion(index, &leaf).await?;
         let schemas = self.schemas.of(decision).await?;
         let evolves = Evolution::of(&schemas).is_some();
-        let showing = Showing::new(decision, &record, evolves).map_err(|_| unfit())?;
-        let leaf = OpenedLeaf::of(&record, |part| showing.shows(part)).map_err(|_| unfit())?;
+        let showing = Showing::new(decision, evolves);
+        let leaf = OpenedLeaf::of(&record, |part, value| showing.shows(part, value));
+        let leaf = leaf.map_err(|_| unfit())?;
         Ok(Some(RecordProof {
             format: FORMAT.to_owned(),
             leaf,

@@ -8,50 +8,35 @@ use catalog::guard::Decision;
 use catalog::policy::{FieldPath, MaskRule, Step};
 use serde_json::Value;
 
-use crate::record::StoredRecord;
 use crate::record::layout::Entry;
-use crate::seal::opened::{Contradictory, LeafPart, ShownValue};
-use crate::seal::{OpenedLeaf, Unsealable};
+use crate::seal::opened::{LeafPart, read_rest};
 
 /// The places of a record where names are looked for.
 const DOCUMENTS: [&str; 3] = ["context", "extras", "labels"];
 
-/// The rules of a caller, for one record.
+/// The rules of a caller.
 pub(super) struct Showing<'d> {
     decision: &'d Decision,
     rules: Vec<&'d FieldPath>,
     evolves: bool,
-    rest: Vec<ShownValue>,
 }
 
 impl<'d> Showing<'d> {
-    /// What this caller may be shown of the record; `evolves` if records of the tenant are upcast when they are read.
-    pub(super) fn new(
-        decision: &'d Decision,
-        record: &StoredRecord,
-        evolves: bool,
-    ) -> Result<Self, Unsealable> {
+    /// What this caller may be shown of a record; `evolves` if records of the tenant are upcast when they are read.
+    pub(super) fn new(decision: &'d Decision, evolves: bool) -> Self {
         let rules = decision.profile.fields.iter();
-        let rules: Vec<_> = rules
-            .filter(|(_, rule)| **rule != MaskRule::Clear)
-            .map(|(path, _)| path)
-            .collect();
-        // Where nothing is masked nobody looks at it.
-        let rest = if rules.is_empty() {
-            Vec::new()
-        } else {
-            let rest = OpenedLeaf::of(record, |part| part == LeafPart::Rest)?;
-            rest.shown().map_err(|Contradictory| Unsealable::Unfit)?
-        };
-        Ok(Self {
+        Self {
             decision,
-            rules,
+            rules: rules
+                .filter(|(_, rule)| **rule != MaskRule::Clear)
+                .map(|(path, _)| path)
+                .collect(),
             evolves,
-            rest,
-        })
+        }
     }
 
-    pub(super) fn shows(&self, part: LeafPart<'_>) -> bool {
+    /// Whether the caller may be shown a part of a leaf, which is committed to as these bytes.
+    pub(super) fn shows(&self, part: LeafPart<'_>, value: &[u8]) -> bool {
         if self.rules.is_empty() {
             return true;
         }
@@ -64,13 +49,15 @@ impl<'d> Showing<'d> {
             return false;
         }
         match part {
-            LeafPart::Rest => self.rest.iter().all(|value| {
-                let (name, value) = (value.name.as_str(), value.value.as_str());
-                if DOCUMENTS.contains(&name) {
-                    self.shows_document(name, value)
-                } else {
-                    self.shows_column(name)
-                }
+            LeafPart::Rest => read_rest(value).is_some_and(|rest| {
+                rest.iter().all(|value| {
+                    let (name, value) = (value.name.as_str(), value.value.as_str());
+                    if DOCUMENTS.contains(&name) {
+                        self.shows_document(name, value)
+                    } else {
+                        self.shows_column(name)
+                    }
+                })
             }),
             // Labels that are committed apart are rare, and so is who reads them without any mask.
             LeafPart::Value(Entry::Column(_)) => false,

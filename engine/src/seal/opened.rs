@@ -13,8 +13,8 @@ use sha2::Digest as _;
 
 use super::leaf::{self, Committed, Unsealable};
 use super::merkle::Hash;
-use crate::record::StoredRecord;
 use crate::record::layout::{Entry, Layout};
+use crate::record::{RecordView, StoredRecord};
 
 /// Commitments that a leaf has at most, those of records that anybody sends being far fewer.
 const PARTS_MAX: usize = 100_000;
@@ -79,6 +79,104 @@ impl TryFrom<String> for Base64 {
     }
 }
 
+/// The parts of a record's leaf as bytes: their number, then each as `0x00 ‖ commitment` or
+/// `0x01 ‖ salt ‖ lp(path) ‖ type ‖ lp(value)`, in the words of [`super::leaf`].
+///
+/// # Errors
+/// If the record has no leaf.
+pub(crate) fn parts_of(
+    record: &RecordView<'_>,
+    layout: &Layout<'_>,
+    shows: impl Fn(LeafPart<'_>, &[u8]) -> bool,
+) -> Result<Vec<u8>, Unsealable> {
+    let mut bytes = leaf::length(1 + layout.entries().len()).to_vec();
+    leaf::commit(record, layout, |entry, committed| {
+        let part = entry.map_or(LeafPart::Rest, LeafPart::Value);
+        if shows(part, committed.value) {
+            bytes.push(1);
+            bytes.extend_from_slice(committed.salt);
+            push_bytes(&mut bytes, committed.path.as_bytes());
+            bytes.push(committed.kind);
+            push_bytes(&mut bytes, committed.value);
+        } else {
+            bytes.push(0);
+            bytes.extend_from_slice(&committed.hash());
+        }
+    })?;
+    Ok(bytes)
+}
+
+/// A value that a leaf shows, where it lies in the bytes of the parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LyingValue<'b> {
+    /// Which column or place.
+    pub(crate) name: &'b str,
+    /// Its type, as a leaf has it.
+    pub(crate) kind: u8,
+    /// As it is committed to.
+    pub(crate) value: &'b [u8],
+}
+
+/// A leaf in the bytes of its parts.
+#[derive(Debug)]
+pub(crate) struct LyingLeaf<'b> {
+    pub(crate) hash: Hash,
+    pub(crate) shown: Vec<LyingValue<'b>>,
+    /// How many parts are withheld.
+    pub(crate) withheld: u64,
+}
+
+/// The leaf of tenant, stream and record with these parts, nothing copied; `None` if they are not of the form, or say
+/// something that cannot be.
+pub(crate) fn leaf_of<'b>(names: [&str; 3], parts: &'b [u8]) -> Option<LyingLeaf<'b>> {
+    let mut bytes = Bytes(parts);
+    let count = bytes.length()?;
+    (1..=PARTS_MAX).contains(&count).then_some(())?;
+    let mut hash = leaf::begin(names, count);
+    let (mut shown, mut withheld) = (Vec::with_capacity(24), 0);
+    for at in 0..count {
+        let is_shown = match bytes.byte()? {
+            0 => false,
+            1 => true,
+            _ => return None,
+        };
+        let first = bytes.hash()?;
+        if !is_shown {
+            withheld += 1;
+            hash.update(first);
+            continue;
+        }
+        let committed = Committed {
+            salt: first,
+            path: bytes.text()?,
+            kind: bytes.byte()?,
+            value: bytes.prefixed()?,
+        };
+        hash.update(committed.hash());
+        let is_rest = at == 0;
+        let Committed {
+            path, kind, value, ..
+        } = committed;
+        if is_rest != path.is_empty() || is_rest != (kind == leaf::REST) {
+            return None;
+        }
+        if is_rest {
+            read_rest_in(value, &mut shown)?;
+        } else {
+            shown.push(LyingValue {
+                name: path,
+                kind,
+                value,
+            });
+        }
+    }
+    bytes.0.is_empty().then(|| LyingLeaf {
+        hash: hash.finalize().into(),
+        shown,
+        withheld,
+    })
+}
+
 fn push_bytes(to: &mut Vec<u8>, bytes: &[u8]) {
     to.extend_from_slice(&leaf::length(bytes.len()));
     to.extend_from_slice(bytes);
@@ -101,19 +199,19 @@ pub struct ShownValue {
 pub struct Contradictory;
 
 impl OpenedLeaf {
-    /// The leaf of a record, with the values of the parts that `shows` picks.
+    /// The leaf of a record, with the values of the parts that `shows` picks, by part and committed value.
     ///
     /// # Errors
     /// If the record has no leaf.
     pub fn of(
         record: &StoredRecord,
-        shows: impl Fn(LeafPart<'_>) -> bool,
+        shows: impl Fn(LeafPart<'_>, &[u8]) -> bool,
     ) -> Result<Self, Unsealable> {
         let layout = Layout::parse(&record.leaf_layout).map_err(Unsealable::Layout)?;
         let mut parts = Vec::new();
         leaf::commit(&record.view(), &layout, |entry, committed| {
             let part = entry.map_or(LeafPart::Rest, LeafPart::Value);
-            parts.push(if shows(part) {
+            parts.push(if shows(part, committed.value) {
                 Opened::Shown {
                     path: committed.path.to_owned(),
                     kind: committed.kind,
@@ -166,69 +264,6 @@ impl OpenedLeaf {
             hash.update(commitment);
         }
         Some(hash.finalize().into())
-    }
-
-    /// The parts as bytes: their number, then each as `0x00 ‖ commitment` or `0x01 ‖ salt ‖ lp(path) ‖ type ‖ lp(value)`, in
-    /// the words of [`super::leaf`].
-    #[must_use]
-    pub fn parts_to_bytes(&self) -> Vec<u8> {
-        let mut bytes = leaf::length(self.parts.len()).to_vec();
-        for part in &self.parts {
-            match part {
-                Opened::Withheld { commitment } => {
-                    bytes.push(0);
-                    bytes.extend_from_slice(&commitment.0);
-                }
-                Opened::Shown {
-                    path,
-                    kind,
-                    salt,
-                    value,
-                } => {
-                    bytes.push(1);
-                    bytes.extend_from_slice(&salt.0);
-                    push_bytes(&mut bytes, path.as_bytes());
-                    bytes.push(*kind);
-                    push_bytes(&mut bytes, &value.0);
-                }
-            }
-        }
-        bytes
-    }
-
-    /// The leaf of a record with these parts; `None` if they are not of that form.
-    #[must_use]
-    pub fn from_parts(
-        (tenant, stream, record_id): (TenantId, StreamName, RecordId),
-        bytes: &[u8],
-    ) -> Option<Self> {
-        let mut bytes = Bytes(bytes);
-        let count = bytes.length()?;
-        // The smallest part is a commitment.
-        if count > PARTS_MAX || count > bytes.0.len() / size_of::<Hash>() {
-            return None;
-        }
-        let mut parts = Vec::with_capacity(count);
-        for _ in 0..count {
-            let kind = bytes.byte()?;
-            let hash = Base64(bytes.hash()?.to_vec());
-            parts.push(match kind {
-                0 => Opened::Withheld { commitment: hash },
-                1 => Opened::Shown {
-                    path: bytes.text()?.to_owned(),
-                    kind: bytes.byte()?,
-                    salt: hash,
-                    value: Base64(bytes.prefixed()?.to_vec()),
-                },
-                _ => return None,
-            });
-        }
-        bytes.0.is_empty().then_some(Self {
-            tenant,
-            stream,
-            record_id,
-            parts,
-        })
     }
 
     /// How many values are not shown.
@@ -288,25 +323,39 @@ impl OpenedLeaf {
 }
 
 /// The columns of the rest, and their values as text; `None` if it is no rest.
-fn read_rest(rest: &[u8]) -> Option<Vec<ShownValue>> {
-    let mut bytes = Bytes(rest);
+pub(crate) fn read_rest(rest: &[u8]) -> Option<Vec<ShownValue>> {
     let mut columns = Vec::new();
+    read_rest_in(rest, &mut columns)?;
+    let told = columns.into_iter().map(|column| {
+        Some(ShownValue {
+            name: column.name.to_owned(),
+            kind: column.kind,
+            value: value_text(column.kind, column.value)?,
+        })
+    });
+    told.collect()
+}
+
+fn read_rest_in<'b>(rest: &'b [u8], columns: &mut Vec<LyingValue<'b>>) -> Option<()> {
+    let mut bytes = Bytes(rest);
     let mut before = 0;
     while !bytes.0.is_empty() {
         let number = bytes.byte()?;
         let name = if number == leaf::PROMOTED {
-            bytes.text()?.to_owned()
+            bytes.text()?
         } else {
             (number > before).then_some(())?;
             before = number;
             let at = usize::from(number).checked_sub(1)?;
-            (*leaf::COLUMNS.get(at)?).to_owned()
+            *leaf::COLUMNS.get(at)?
         };
-        let kind = bytes.byte()?;
-        let value = value_text(kind, bytes.prefixed()?)?;
-        columns.push(ShownValue { name, kind, value });
+        columns.push(LyingValue {
+            name,
+            kind: bytes.byte()?,
+            value: bytes.prefixed()?,
+        });
     }
-    Some(columns)
+    Some(())
 }
 
 /// A value as text.
@@ -322,6 +371,11 @@ fn value_text(kind: u8, value: &[u8]) -> Option<String> {
 
 /// Labels as JSON.
 fn labels_text(value: &[u8]) -> Option<String> {
+    Some(Value::from(labels_of(value)?).to_string())
+}
+
+/// Labels that are committed to as these bytes.
+pub(crate) fn labels_of(value: &[u8]) -> Option<serde_json::Map<String, Value>> {
     let mut bytes = Bytes(value);
     let mut labels = serde_json::Map::new();
     for _ in 0..bytes.length()? {
@@ -333,7 +387,7 @@ fn labels_text(value: &[u8]) -> Option<String> {
         };
         labels.insert(key, value.into());
     }
-    bytes.0.is_empty().then(|| Value::from(labels).to_string())
+    bytes.0.is_empty().then_some(labels)
 }
 
 /// What is left to read.
@@ -384,7 +438,7 @@ mod tests {
         fn whatever_is_shown_the_leaf_is_the_same(record in stored(), picks: u64) {
             let leaf = leaf_hash(&record).unwrap();
             let number = std::cell::Cell::new(0);
-            let opened = OpenedLeaf::of(&record, |_| {
+            let opened = OpenedLeaf::of(&record, |_, _| {
                 number.set(number.get() + 1);
                 picks >> (number.get() % 64) & 1 == 1
             }).unwrap();
@@ -393,22 +447,36 @@ mod tests {
             let kept = serde_json::to_string(&opened).unwrap();
             let read: OpenedLeaf = serde_json::from_str(&kept).unwrap();
             prop_assert_eq!(&read, &opened);
-            let bytes = opened.parts_to_bytes();
-            let names = || (record.tenant_id.clone(), record.stream.clone(), record.record_id);
-            prop_assert_eq!(OpenedLeaf::from_parts(names(), &bytes), Some(opened.clone()));
+            let layout = Layout::parse(&record.leaf_layout).unwrap();
+            number.set(0);
+            let bytes = parts_of(&record.view(), &layout, |_, _| {
+                number.set(number.get() + 1);
+                picks >> (number.get() % 64) & 1 == 1
+            }).unwrap();
+            let id = record.record_id.to_string();
+            let spelled = [record.tenant_id.as_str(), record.stream.as_str(), id.as_str()];
+            let lying = leaf_of(spelled, &bytes).unwrap();
+            prop_assert_eq!(lying.hash, leaf);
+            prop_assert_eq!(lying.withheld, opened.withheld() as u64);
+            let told: Vec<_> = lying.shown.iter().map(|value| ShownValue {
+                name: value.name.to_owned(),
+                kind: value.kind,
+                value: value_text(value.kind, value.value).unwrap(),
+            }).collect();
+            prop_assert_eq!(told, opened.shown().unwrap());
             for end in [0, 4, bytes.len() / 2, bytes.len() - 1] {
-                prop_assert_eq!(OpenedLeaf::from_parts(names(), &bytes[..end]), None);
+                prop_assert!(leaf_of(spelled, &bytes[..end]).is_none());
             }
             let longer = [&bytes[..], &[0]].concat();
-            prop_assert_eq!(OpenedLeaf::from_parts(names(), &longer), None);
-            let all = OpenedLeaf::of(&record, |_| true).unwrap();
+            prop_assert!(leaf_of(spelled, &longer).is_none());
+            let all = OpenedLeaf::of(&record, |_, _| true).unwrap();
             prop_assert_eq!(all.withheld(), 0);
             prop_assert_eq!(all.hash(), Some(leaf));
             let shown = all.shown().unwrap();
             let id = record.record_id.to_string();
             let has_id = shown.iter().any(|shown| shown.name == "record_id" && shown.value == id);
             prop_assert!(has_id);
-            let none = OpenedLeaf::of(&record, |_| false).unwrap();
+            let none = OpenedLeaf::of(&record, |_, _| false).unwrap();
             prop_assert_eq!(none.hash(), Some(leaf));
             prop_assert_eq!(none.shown().unwrap(), vec![]);
         }
@@ -419,7 +487,7 @@ mod tests {
         use proptest::strategy::ValueTree as _;
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         let record = stored().new_tree(&mut runner).unwrap().current();
-        let all = OpenedLeaf::of(&record, |_| true).unwrap();
+        let all = OpenedLeaf::of(&record, |_, _| true).unwrap();
         let other = OpenedLeaf {
             record_id: RecordId::from_bytes([9; 16]),
             ..all.clone()
