@@ -65,8 +65,8 @@ pub struct Asked {
     pub from: Option<Timestamp>,
     /// Created before.
     pub until: Option<Timestamp>,
-    /// With one of these values in each of these fields, by the fields' names.
-    pub filters: BTreeMap<String, BTreeSet<String>>,
+    /// With one of these values in each of these fields.
+    pub filters: BTreeMap<Field, BTreeSet<String>>,
     /// Written so.
     pub format: Format,
     /// What for.
@@ -126,20 +126,26 @@ impl Asked {
         }
     }
 
-    /// The records of it. A field of a name that is none counts as one that nobody may filter by; whoever makes these
-    /// has parsed the names.
-    pub(super) fn listing(&self) -> Result<Listing, Error> {
-        let mut listing = Listing {
+    /// The records of it.
+    #[must_use]
+    pub fn listing(&self) -> Listing {
+        Listing {
             stream: Some(self.stream.clone()),
             from: self.from,
             until: self.until,
+            filters: self.filters.clone(),
             ..Listing::default()
-        };
-        for (name, values) in &self.filters {
-            let field = Field::parse(name).ok_or(Error::Internal)?;
-            listing.filters.insert(field, values.clone());
         }
-        Ok(listing)
+    }
+
+    /// Bounds how many records there are, where the policy does.
+    pub(super) fn check_records(records: u64, records_max: Option<u64>) -> Result<(), Error> {
+        match records_max.filter(|records_max| records > *records_max) {
+            Some(records_max) => Err(Error::TooLarge {
+                detail: format!("{records} records, of {records_max} at most"),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Names the request: the same of the same caller, who sees the same, is the same export while that is under way.

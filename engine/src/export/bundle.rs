@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
 use catalog::keys::PublicKeys;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use super::manifest::{
 use super::package::PARTS;
 use super::rows_check::Rows;
 use super::select::{LEAF_INDEX, columns};
-use crate::record::schema::{instant, text_map};
+use crate::record::schema;
 use crate::seal::{Hash, Included, SignedCheckpoint};
 
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
@@ -317,7 +317,7 @@ fn batches(path: &Path, format: Format, is_proven: bool) -> Option<Batches> {
     match format {
         Format::Parquet => parquet(file),
         Format::Ndjson => {
-            let reader = arrow::json::ReaderBuilder::new(schema(is_proven))
+            let reader = arrow::json::ReaderBuilder::new(rows_schema(is_proven))
                 .with_batch_size(BATCH_ROWS)
                 .build(BufReader::with_capacity(PIECE, file))
                 .ok()?;
@@ -333,15 +333,12 @@ fn parquet(file: File) -> Option<Batches> {
 }
 
 /// The columns of a bundle.
-fn schema(is_proven: bool) -> SchemaRef {
-    let fields = columns(is_proven).into_iter().map(|name| {
-        let data_type = match name {
-            "created_at" | "ingested_at" => instant(),
-            "labels" => text_map(),
-            LEAF_INDEX => DataType::Int64,
-            _ => DataType::Utf8,
-        };
-        Field::new(name, data_type, true)
+fn rows_schema(is_proven: bool) -> SchemaRef {
+    let records = schema::records::<&str>(&[]);
+    let names = columns(is_proven).into_iter();
+    let fields = names.filter_map(|name| {
+        let (_, field) = records.column_with_name(name)?;
+        Some(Field::new(name, field.data_type().clone(), true))
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }

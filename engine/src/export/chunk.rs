@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Exports;
+use super::asked::Asked;
 use super::error::Error;
 use super::job::{Chunk, Pinned, StoredFile};
 use super::manifest::Manifest;
@@ -68,7 +69,7 @@ impl Exports {
         let slices = self.beating(running, selection.slices(&pinned)).await?;
         let records = slices.iter().map(|slice| slice.records).sum();
         let records_max = running.job().records_max;
-        running.job().asked.check_records(records, records_max)?;
+        Asked::check_records(records, records_max)?;
         if running.job().pinned.is_none() {
             running.job_mut().pinned = Some(Pinned {
                 records,
@@ -140,9 +141,9 @@ impl Exports {
             });
             let (encoder, (rows, leaves)) = encoding.await.map_err(|_| Error::Internal)??;
             writer = encoder;
-            files.rows.write(&rows).await?;
-            if let Some(upload) = &mut files.leaves {
-                upload.write(&leaves).await?;
+            files.rows.upload.write(&rows).await?;
+            if let Some(file) = &mut files.leaves {
+                file.upload.write(&leaves).await?;
             }
             running.job_mut().progress.records = before.records + writer.count();
             running.job_mut().progress.bytes = before.bytes + writer.arrow_bytes();
@@ -150,7 +151,8 @@ impl Exports {
                 beat = Instant::now();
                 running.save().await?;
             }
-            if writer.is_between_groups() && files.rows.bytes() >= self.settings.chunk_bytes {
+            if writer.is_between_groups() && files.rows.upload.bytes() >= self.settings.chunk_bytes
+            {
                 break;
             }
             next = self.beating(running, feed.next()).await?;
@@ -165,98 +167,96 @@ impl Exports {
         path: &str,
         bytes: &[u8],
     ) -> Result<StoredFile, Error> {
-        let mut upload = self.upload(running, path)?;
-        upload.write(bytes).await?;
-        Ok(stored(running, path, upload.finish().await?))
-    }
-
-    fn upload(&self, running: &Running, path: &str) -> Result<Upload, Error> {
-        let store = self.jobs.store(running.job().mandate.silo())?;
-        let object = Path::parse(format!("{}/{path}", running.folder()));
-        let object = object.map_err(|_| Error::Internal)?;
-        Ok(Upload::new(store, object, running.key()))
+        let file = Storing::new(self, running, path.to_owned())?;
+        file.finish(bytes).await
     }
 }
+
+/// A file of the bundle on its way into the store.
+struct Storing {
+    path: String,
+    object: String,
+    upload: Upload,
+}
+
+impl Storing {
+    fn new(exports: &Exports, running: &Running, path: String) -> Result<Self, Error> {
+        let store = exports.jobs.store(running.job().mandate.silo())?;
+        let object = running.object(&path);
+        let place = Path::parse(format!("{}/{object}", running.job().folder()));
+        let place = place.map_err(|_| Error::Internal)?;
+        Ok(Self {
+            upload: Upload::new(store, place, running.key()),
+            path,
+            object,
+        })
+    }
+
+    /// Ends the file with these bytes.
+    async fn finish(mut self, last: &[u8]) -> Result<StoredFile, Error> {
+        self.upload.write(last).await?;
+        let Uploaded { bytes, sha256 } = self.upload.finish().await?;
+        Ok(StoredFile {
+            path: self.path,
+            object: self.object,
+            bytes,
+            sha256: hexadecimal(&sha256),
+        })
+    }
+}
+
 /// The files of a chunk that is being made.
 struct Files {
-    number: usize,
-    name: String,
-    attempt: u32,
-    rows: Upload,
-    leaves: Option<Upload>,
-    places: Option<Upload>,
+    rows: Storing,
+    leaves: Option<Storing>,
+    places: Option<Storing>,
 }
 
 impl Files {
     fn new(exports: &Exports, running: &Running) -> Result<Self, Error> {
         let number = running.job().chunks.len();
-        let name = Manifest::chunk_name(number, running.job().asked.format);
+        let rows = Manifest::chunk_name(number, running.job().asked.format);
         let pinned = running.job().pinned.as_ref();
         let is_whole = pinned.is_some_and(|pinned| pinned.tree_size.is_some());
         let when_whole = |path: String| {
-            let upload = is_whole.then(|| exports.upload(running, &path));
-            upload.transpose()
+            let file = is_whole.then(|| Storing::new(exports, running, path));
+            file.transpose()
         };
         Ok(Self {
-            rows: exports.upload(running, &name)?,
+            rows: Storing::new(exports, running, rows)?,
             leaves: when_whole(Manifest::leaves_name(number))?,
-            places: when_whole(places_name(number))?,
-            attempt: running.job().attempt,
-            number,
-            name,
+            places: when_whole(format!("places-{number:05}"))?,
         })
     }
 
-    async fn finish(mut self, writer: ChunkWriter) -> Result<Chunk, Error> {
+    async fn finish(self, writer: ChunkWriter) -> Result<Chunk, Error> {
         let arrow_bytes = writer.arrow_bytes();
         let encoding = tokio::task::spawn_blocking(move || writer.finish());
         let encoded = encoding.await.map_err(|_| Error::Internal)??;
-        self.rows.write(&encoded.rows).await?;
-        let rows = self.rows.finish().await?;
         let (last_created_at, last_record_id) = encoded.last.ok_or(Error::Internal)?;
-        let mut chunk = Chunk {
-            file: named(self.attempt, &self.name, rows),
+        Ok(Chunk {
+            file: self.rows.finish(&encoded.rows).await?,
             rows: encoded.count,
             last_created_at,
             last_record_id,
-            leaves: None,
-            places: None,
+            leaves: ended(self.leaves, &encoded.leaves).await?,
+            places: ended(self.places, &encoded.places).await?,
             arrow_bytes,
-        };
-        if let Some(mut upload) = self.leaves {
-            upload.write(&encoded.leaves).await?;
-            let name = Manifest::leaves_name(self.number);
-            chunk.leaves = Some(named(self.attempt, &name, upload.finish().await?));
-        }
-        if let Some(mut upload) = self.places {
-            upload.write(&encoded.places).await?;
-            let name = places_name(self.number);
-            chunk.places = Some(named(self.attempt, &name, upload.finish().await?));
-        }
-        Ok(chunk)
+        })
     }
 
     async fn abort(self) {
-        self.rows.abort().await;
-        for upload in [self.leaves, self.places].into_iter().flatten() {
-            upload.abort().await;
+        let others = [self.leaves, self.places].into_iter().flatten();
+        for file in [self.rows].into_iter().chain(others) {
+            file.upload.abort().await;
         }
     }
 }
-fn places_name(number: usize) -> String {
-    format!("places-{number:05}")
-}
 
-fn stored(running: &Running, path: &str, uploaded: Uploaded) -> StoredFile {
-    named(running.job().attempt, path, uploaded)
-}
-
-fn named(attempt: u32, path: &str, uploaded: Uploaded) -> StoredFile {
-    StoredFile {
-        path: path.to_owned(),
-        object: format!("{attempt}/{path}"),
-        bytes: uploaded.bytes,
-        sha256: hexadecimal(&uploaded.sha256),
+async fn ended(file: Option<Storing>, last: &[u8]) -> Result<Option<StoredFile>, Error> {
+    match file {
+        Some(file) => file.finish(last).await.map(Some),
+        None => Ok(None),
     }
 }
 

@@ -4,6 +4,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use catalog::guard::{Export, Permit};
 use futures::TryStreamExt;
 
 use super::Exports;
@@ -16,12 +17,11 @@ use super::manifest::{
 use super::run::Running;
 use super::select::Selection;
 use crate::query::Part;
+use crate::query::listing::Bound;
 use crate::receipt::hexadecimal;
 use crate::seal::Included;
 
 const RECORDS: &str = "records";
-const SEALS: &str = "SELECT first_leaf, leaf_count, segment_root, prev_root FROM audit.segments \
-                     WHERE stream = $1 ORDER BY first_leaf";
 /// Segments that a manifest names.
 const SEGMENTS_MAX: usize = 10_000;
 
@@ -39,7 +39,7 @@ impl Exports {
             let note = pinned.checkpoint.as_deref().ok_or(Error::Internal)?;
             files.push((CHECKPOINT, note.as_bytes().to_vec()));
             files.push((OMITTED, hashes.as_flattened().to_vec()));
-            segments = segments_of(&selection, &pinned, &included).await?;
+            segments = segments_of(&selection, &permit, &included).await?;
         }
         let tables = self.parts.queries.tables(&permit.reading()).await?;
         let records = tables.iter().find(|table| table.name == RECORDS);
@@ -125,16 +125,17 @@ impl Exports {
 /// The sealed segments that records are in.
 async fn segments_of(
     selection: &Selection,
-    pinned: &Pinned,
+    permit: &Permit<Export>,
     included: &Included,
 ) -> Result<Segments, Error> {
-    let permit = selection.permit().await?;
-    let mut bound = crate::query::listing::Bound::default();
-    drop(bound.text(selection.job.asked.stream.as_str()));
-    let mut answer = selection
-        .answer(&permit, SEALS.to_owned(), bound.into_parameters())
-        .await?;
-    let size = pinned.tree_size.unwrap_or(0);
+    let mut bound = Bound::default();
+    let stream = bound.text(selection.job.asked.stream.as_str());
+    let sql = format!(
+        "SELECT first_leaf, leaf_count, segment_root, prev_root FROM audit.segments \
+         WHERE stream = {stream} ORDER BY first_leaf"
+    );
+    let answer = selection.answer(permit, sql, bound.into_parameters());
+    let mut answer = answer.await?;
     let mut segments = Segments::default();
     while let Some(part) = answer.try_next().await? {
         let Part::Rows(batch) = part else { continue };
@@ -147,7 +148,10 @@ async fn segments_of(
         for row in 0..batch.num_rows() {
             let begin = u64::try_from(first.value(row)).unwrap_or(u64::MAX);
             let end = begin.saturating_add(u64::try_from(count.value(row)).unwrap_or(0));
-            if end > size || !included.has_any(begin, end) || segments.roots.len() >= SEGMENTS_MAX {
+            if end > included.size()
+                || !included.has_any(begin, end)
+                || segments.roots.len() >= SEGMENTS_MAX
+            {
                 continue;
             }
             if segments.roots.is_empty() {

@@ -21,6 +21,7 @@ use super::error::Error;
 use super::job::{ExportId, Job, StoredFile};
 use super::select::{LEAF_INDEX, columns};
 use crate::query::VisibleTable;
+use crate::query::listing::Field;
 use crate::record::canonical;
 
 /// Its name in the bundle.
@@ -54,7 +55,7 @@ pub(super) struct Manifest {
     /// When they were created.
     pub(super) time_range: TimeRange,
     /// Values of which one is in each of these fields.
-    pub(super) filters: BTreeMap<String, BTreeSet<String>>,
+    pub(super) filters: BTreeMap<Field, BTreeSet<String>>,
     pub(super) schema_version: String,
     /// How many there are.
     pub(super) record_count: u64,

@@ -231,7 +231,7 @@ impl Exports {
 
     /// Whether its records can be selected at all: by filters that this caller may use.
     async fn check_planned(&self, permit: &Permit<Export>, asked: &Asked) -> Result<(), Error> {
-        let (sql, parameters) = asked.listing()?.page(None, 1);
+        let (sql, parameters) = asked.listing().page(None, 1);
         let reading = permit.reading();
         let planned = self.parts.queries.plan(&reading, &sql, Some(parameters));
         planned.await?;
@@ -323,7 +323,7 @@ impl Exports {
             .ok_or(Error::NotFound)
     }
 
-    fn ended(&self) -> std::sync::MutexGuard<'_, HashSet<ExportId>> {
+    pub(super) fn ended(&self) -> std::sync::MutexGuard<'_, HashSet<ExportId>> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

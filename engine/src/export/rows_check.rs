@@ -7,7 +7,6 @@ use arrow::datatypes::TimestampMicrosecondType;
 use serde_json::{Map, Value};
 
 use super::manifest::{Manifest, Values};
-use crate::query::listing::Field;
 use crate::record::json;
 use crate::seal::Hash;
 use crate::seal::opened::{LyingValue, labels_of, leaf_of};
@@ -114,21 +113,18 @@ impl<'b> Rows<'b> {
         {
             return Err("it is outside the time range".to_owned());
         }
-        for (name, values) in &manifest.filters {
-            let found = match Field::parse(name) {
-                Some(Field::Tenant) => self.text("tenant_id", row).map(str::to_owned),
-                Some(Field::Action) => self.text("action", row).map(str::to_owned),
-                Some(Field::ResourceType) => self.text("resource_type", row).map(str::to_owned),
-                Some(Field::ResourceId) => self.text("resource_id", row).map(str::to_owned),
-                Some(Field::ActorType) => self.text("actor_type", row).map(str::to_owned),
-                Some(Field::ActorId) => self.text("actor_id", row).map(str::to_owned),
-                Some(Field::Label(label)) => self
-                    .labels(row)
-                    .and_then(|labels| Some(labels.get(&label)?.as_str()?.to_owned())),
-                None => None,
+        for (field, values) in &manifest.filters {
+            let is_one = match field.place() {
+                Ok(column) => self
+                    .text(column, row)
+                    .is_some_and(|text| values.contains(text)),
+                Err(label) => self.labels(row).is_some_and(|labels| {
+                    let found = labels.get(label).and_then(Value::as_str);
+                    found.is_some_and(|text| values.contains(text))
+                }),
             };
-            if !found.is_some_and(|found| values.contains(&found)) {
-                return Err(format!("it does not match the filter {name}"));
+            if !is_one {
+                return Err(format!("it does not match the filter {}", field.name()));
             }
         }
         Ok(())

@@ -42,7 +42,7 @@ pub(super) enum Turn {
 
 /// An export that this process has under way.
 pub(super) struct Running {
-    jobs: TenantJobs,
+    pub(super) jobs: TenantJobs,
     job: Job,
     version: u64,
     key: Arc<SecretKey>,
@@ -92,8 +92,9 @@ impl Running {
         Ok(())
     }
 
-    pub(super) fn folder(&self) -> String {
-        format!("{}/{}", self.job.folder(), self.job.attempt)
+    /// The name of an object of this attempt, below the export's folder.
+    pub(super) fn object(&self, path: &str) -> String {
+        format!("{}/{path}", self.job.attempt)
     }
 }
 
@@ -265,7 +266,7 @@ impl Exports {
         if running.feed.is_none() {
             self.feed(running).await?;
         }
-        match self.chunk(running).await? {
+        match Box::pin(self.chunk(running)).await? {
             Some(chunk) => {
                 running.job.chunks.push(chunk);
                 self.check_size(running)?;

@@ -22,7 +22,7 @@ use catalog::ids::RecordId;
 use datafusion::common::ParamValues;
 use futures::{StreamExt, TryStreamExt};
 
-use super::asked::{Asked, sight};
+use super::asked::sight;
 use super::error::{Error, slug};
 use super::job::{Job, Pinned};
 use crate::proof::{LogName, Logs};
@@ -109,7 +109,7 @@ impl Selection {
 
     async fn newest(&self, permit: &Permit<Export>) -> Result<Option<RecordId>, Error> {
         let mut bound = Bound::default();
-        let tests = self.conditions(permit, None, &mut bound)?;
+        let tests = self.conditions(permit, None, &mut bound);
         let sql = selected("max(record_id) AS newest", &tests);
         let rows: Vec<_> = self
             .answer(permit, sql, bound.into_parameters())
@@ -166,7 +166,7 @@ impl Selection {
             (None, Some(until)) => format!("record_id <= {}", bound.text(&until.to_string())),
             (None, None) => return Ok(Vec::new()),
         };
-        let tests = self.conditions(&permit, within, &mut bound)?;
+        let tests = self.conditions(&permit, within, &mut bound);
         let columns = format!(
             "date_trunc('{name}', created_at) AS begin, \
              sum(CASE WHEN stream = {stream} AND {pin} THEN 1 ELSE 0 END) AS records"
@@ -213,7 +213,7 @@ impl Selection {
     ) -> Result<impl futures::Stream<Item = Result<RecordBatch, Error>> + use<>, Error> {
         let permit = self.permit().await?;
         let mut bound = Bound::default();
-        let tests = self.conditions(&permit, Some(slice), &mut bound)?;
+        let tests = self.conditions(&permit, Some(slice), &mut bound);
         let columns = columns(pinned.tree_size.is_some()).join(", ");
         let sql = selected(&columns, &tests) + " ORDER BY created_at, record_id";
         let answer = self.answer(&permit, sql, bound.into_parameters()).await?;
@@ -241,8 +241,8 @@ impl Selection {
         permit: &Permit<Export>,
         within: Option<Slice>,
         bound: &mut Bound,
-    ) -> Result<Vec<String>, Error> {
-        let mut listing = self.job.asked.listing()?;
+    ) -> Vec<String> {
+        let mut listing = self.job.asked.listing();
         if !permit.decision().policy.bundle.query.may_filter("stream") {
             listing.stream = None;
         }
@@ -250,7 +250,7 @@ impl Selection {
             listing.from = Some(slice.from);
             listing.until = Some(slice.until);
         }
-        Ok(listing.conditions(bound))
+        listing.conditions(bound)
     }
 
     pub(super) async fn answer(
@@ -353,20 +353,4 @@ pub(super) fn texts<'b>(
 fn text_at(batch: &RecordBatch, name: &str, row: usize) -> Option<String> {
     let texts = texts(batch, name).ok()?;
     (row < texts.len() && texts.is_valid(row)).then(|| texts.value(row).to_owned())
-}
-
-impl Asked {
-    /// Bounds what the policy says of size.
-    pub(super) fn check_records(
-        &self,
-        records: u64,
-        records_max: Option<u64>,
-    ) -> Result<(), Error> {
-        match records_max.filter(|records_max| records > *records_max) {
-            Some(records_max) => Err(Error::TooLarge {
-                detail: format!("{records} records, of {records_max} at most"),
-            }),
-            None => Ok(()),
-        }
-    }
 }

@@ -65,13 +65,14 @@ impl Exports {
                 } else {
                     (found.version, 0)
                 };
-                let is_quiet = looks.1 > self.settings.looks_missed_max;
-                if is_quiet || self.was_ours(&found.job) {
+                let is_silent = looks.1 > self.settings.looks_missed_max;
+                if is_silent || self.was_ours(&found.job) {
                     self.enqueue(found);
                 }
                 continue;
             }
             seen.open.remove(&id);
+            self.ended().insert(id.clone());
             let is_removed = found.job.removed;
             let end = found.job.expires_at.filter(|end| *end > now && !is_removed);
             self.remove_if_over(&jobs, found).await?;
@@ -103,10 +104,8 @@ impl Exports {
     /// Removes what was still written of an export after it had been called off.
     pub(super) async fn clear_up_after(&self, running: &Running) {
         let job = running.job();
-        let (tenant, silo) = (job.mandate.tenant(), job.mandate.silo());
         let cleared = async {
-            let jobs = self.jobs.of(silo, tenant).await?;
-            match jobs.latest(&job.id).await? {
+            match running.jobs.latest(&job.id).await? {
                 Some(found) if found.job.state == State::Cancelled => self.remove_files(job).await,
                 _ => Ok::<_, Error>(()),
             }

@@ -1,15 +1,16 @@
 //! The leaves of records that a caller was given, opened as far as that caller sees them: what a bundle proves its rows by.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use catalog::clock::Timestamp;
 use catalog::guard::{Decision, Permit, Read};
 use datafusion::common::ScalarValue;
+use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::Operator;
-use datafusion::physical_expr::{PhysicalExpr, expressions};
+use datafusion::physical_expr::{PhysicalExpr, conjunction, expressions};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream_partitioned};
 use futures::{TryStreamExt, stream};
 use tokio::task::{JoinError, JoinSet};
@@ -72,7 +73,7 @@ impl Logs {
         };
         let plan = table.scan(state, request).await?;
         let evolves = self.are_upcast(decision).await?;
-        let wanted: Arc<HashMap<u64, ()>> = Arc::new(places.iter().map(|at| (*at, ())).collect());
+        let wanted: Arc<HashSet<u64>> = Arc::new(places.iter().copied().collect());
         let mut found = self.read(plan, decision, &wanted, evolves).await?;
         let missing = || Error::tampered("a record that a query gave is not in the table");
         let in_order = places.iter().map(|at| found.remove(at).ok_or_else(missing));
@@ -83,7 +84,7 @@ impl Logs {
         &self,
         plan: Arc<dyn ExecutionPlan>,
         decision: &Arc<Decision>,
-        wanted: &Arc<HashMap<u64, ()>>,
+        wanted: &Arc<HashSet<u64>>,
         evolves: bool,
     ) -> Result<Parts, Error> {
         let context = Arc::new(TaskContext::default());
@@ -111,7 +112,7 @@ fn opened(joined: Option<Result<Result<Parts, Error>, JoinError>>) -> Result<Par
 fn open(
     batch: &RecordBatch,
     decision: &Decision,
-    wanted: &HashMap<u64, ()>,
+    wanted: &HashSet<u64>,
     evolves: bool,
 ) -> Result<Parts, Error> {
     let unfit = || Error::tampered("a row of the table is no record");
@@ -125,7 +126,7 @@ fn open(
             .leaf_index
             .and_then(|place| u64::try_from(place).ok());
         let place = place.ok_or_else(unfit)?;
-        if !wanted.contains_key(&place) {
+        if !wanted.contains(&place) {
             continue;
         }
         if known
@@ -158,7 +159,7 @@ fn sought(
     };
     let place = |place: u64| ScalarValue::Int64(i64::try_from(place).ok());
     let all = || {
-        let tests = [
+        Ok::<_, DataFusionError>(conjunction([
             is(
                 "stream",
                 Operator::Eq,
@@ -168,15 +169,9 @@ fn sought(
             is("created_at", Operator::LtEq, moment(last))?,
             is("leaf_index", Operator::GtEq, place(lowest))?,
             is("leaf_index", Operator::LtEq, place(highest))?,
-        ];
-        let mut tests = tests.into_iter();
-        let first = tests.next();
-        tests.try_fold(first, |all, test| match all {
-            Some(all) => expressions::binary(all, Operator::And, test, schema).map(Some),
-            None => Ok(Some(test)),
-        })
+        ]))
     };
-    all().ok().flatten().ok_or_else(unread)
+    all().map_err(|_| unread())
 }
 
 fn unread() -> Error {

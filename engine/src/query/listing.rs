@@ -15,6 +15,7 @@ use std::sync::Arc;
 use catalog::clock::Timestamp;
 use catalog::ids::{RecordId, StreamName};
 use datafusion::common::{ParamValues, ScalarValue};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Values that one field may have at most.
 pub const VALUES_MAX: usize = 100;
@@ -124,16 +125,37 @@ impl Field {
         }
     }
 
-    fn column(&self) -> String {
+    /// Its column; or the label, which has none of its own.
+    pub(crate) fn place(&self) -> Result<&'static str, &str> {
         match self {
-            Self::Tenant => "tenant_id".to_owned(),
-            Self::Action => "action".to_owned(),
-            Self::ResourceType => "resource_type".to_owned(),
-            Self::ResourceId => "resource_id".to_owned(),
-            Self::ActorType => "actor_type".to_owned(),
-            Self::ActorId => "actor_id".to_owned(),
-            Self::Label(name) => format!("labels['{}']", name.replace('\'', "''")),
+            Self::Tenant => Ok("tenant_id"),
+            Self::Action => Ok("action"),
+            Self::ResourceType => Ok("resource_type"),
+            Self::ResourceId => Ok("resource_id"),
+            Self::ActorType => Ok("actor_type"),
+            Self::ActorId => Ok("actor_id"),
+            Self::Label(name) => Err(name),
         }
+    }
+
+    fn expression(&self) -> String {
+        match self.place() {
+            Ok(column) => column.to_owned(),
+            Err(label) => format!("labels['{}']", label.replace('\'', "''")),
+        }
+    }
+}
+
+impl Serialize for Field {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::parse(&name).ok_or_else(|| de::Error::custom("not a field"))
     }
 }
 
@@ -174,7 +196,7 @@ impl Listing {
         }
         for (field, values) in &self.filters {
             let values: Vec<_> = values.iter().map(|value| bound.text(value)).collect();
-            tests.push(format!("{} IN ({})", field.column(), values.join(", ")));
+            tests.push(format!("{} IN ({})", field.expression(), values.join(", ")));
         }
         tests
     }

@@ -9,7 +9,7 @@
 //! Which subtrees are omitted follows from the places that are included and from the size of the log, so the hashes alone
 //! are told, left to right. Whoever makes the root from them knows that there are just so many other leaves, and where.
 
-use super::merkle::{Hash, node};
+use super::merkle::{Hash, half, node};
 
 const WORD: u64 = u64::BITS as u64;
 
@@ -179,11 +179,6 @@ impl Iterator for Steps<'_> {
             self.open.push((from, middle));
         }
     }
-}
-
-/// The largest power of two below `width`, which is more than 1.
-fn half(width: u64) -> u64 {
-    1 << (width - 1).ilog2()
 }
 
 #[cfg(test)]

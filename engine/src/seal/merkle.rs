@@ -250,6 +250,11 @@ pub(super) fn perfect(hashes: &[Hash]) -> Hash {
     }
 }
 
+/// The largest power of two below `width`, which is more than 1: where a tree over so many leaves is cut.
+pub(super) fn half(width: u64) -> u64 {
+    1 << (width - 1).ilog2()
+}
+
 pub(super) fn node(left: &Hash, right: &Hash) -> Hash {
     Sha256::new()
         .chain_update(NODE)

@@ -11,7 +11,7 @@
 //! ```
 //! A log of n leaves has in level L n / 256^L hashes. Nodes between the levels are made from a tile when they are needed.
 
-use super::merkle::{self, Frontier, Hash};
+use super::merkle::{self, Frontier, Hash, half};
 
 /// Hashes of a full tile.
 pub const TILE_WIDTH: usize = 256;
@@ -309,11 +309,6 @@ pub fn joined(hashes: &[Hash]) -> Option<Hash> {
     let mut hashes = hashes.iter().rev();
     let last = *hashes.next()?;
     Some(hashes.fold(last, |right, left| merkle::node(left, &right)))
-}
-
-/// The largest power of two below `width`, which is more than 1.
-fn half(width: u64) -> u64 {
-    1 << (width - 1).ilog2()
 }
 
 /// The leaves from `begin` to `end` as perfect subtrees, the largest first; such a range begins where one can.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
+use axum::extract::Request;
 use bytes::{Bytes, BytesMut};
 use flate2::write::MultiGzDecoder;
 use futures::StreamExt;
 use http::{HeaderMap, header};
 use tokio::time::{Instant, timeout_at};
 
-use super::headers::Coding;
+use super::headers::{self, Coding};
 use super::lines::{Cutter, Full, Line};
 use crate::limits::{Admitted, Limited, Limits, Share};
 use crate::problem::{Problem, Slug};
@@ -37,6 +38,18 @@ pub(super) async fn read(
         Ok(outcome) => outcome,
         Err(_) => Err(late()),
     }
+}
+
+/// Reads the body of a request that is to be JSON, as it is.
+pub(super) async fn json(
+    request: Request,
+    bytes_max: usize,
+    share: &mut Share,
+) -> Result<Bytes, Problem> {
+    let (parts, body) = request.into_parts();
+    headers::check_media_type(&parts.headers, &["application/json"])?;
+    headers::check_uncompressed(&parts.headers)?;
+    read(&parts.headers, body, bytes_max, share).await
 }
 
 /// Refuses what announces more than is taken.

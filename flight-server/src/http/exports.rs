@@ -28,10 +28,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::body;
 use super::chosen::{self, TimeRange, invalid};
 use super::fetch::Fetch;
+use super::headers::kept_by_nobody;
 use super::router::Listener;
-use super::{body, headers};
 use crate::limits::Admitted;
 use crate::problem::{Problem, Slug};
 
@@ -40,7 +41,6 @@ const BODY_BYTES_MAX: usize = 256 * 1024;
 /// The longest signature; it has to fit into a header.
 const SIGNATURE_BYTES_MAX: u64 = 4 * 1024;
 const SIGNED: HeaderName = HeaderName::from_static("x-trailhouse-signature");
-const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
 const BODY: &str = "the body is {\"stream\", \"timeRange\": {\"from\", \"to\"}, \"filters\": {..}, \"format\", \"purpose\"}: \
     stream and format are needed, and there is nothing else to say: tenant, silo, masks and policy are the server's to choose";
 
@@ -212,10 +212,10 @@ async fn created(
     caller: &Admitted,
     request: Request,
 ) -> Result<(Job, bool), Problem> {
-    let (listing, asked) = asked(listener, request).await?;
+    let asked = asked(listener, request).await?;
     let service = &listener.service;
     // Which columns are compared; the values are parameters, and in no text.
-    let (sql, _) = listing.page(None, 1);
+    let (sql, _) = asked.listing().page(None, 1);
     let statement = || strip_literals(&sql);
     let request = guard::Request::at(listener.silo.clone())
         .with_stream(asked.stream.clone())
@@ -246,37 +246,26 @@ async fn created(
     Err(problem)
 }
 
-/// What is asked for, and the same as a listing.
-async fn asked(listener: &Listener, request: Request) -> Result<(Listing, Asked), Problem> {
-    let (parts, body) = request.into_parts();
-    headers::check_media_type(&parts.headers, &["application/json"])?;
-    headers::check_uncompressed(&parts.headers)?;
+async fn asked(listener: &Listener, request: Request) -> Result<Asked, Problem> {
     let mut share = listener.room.share();
-    let text = body::read(&parts.headers, body, BODY_BYTES_MAX, &mut share).await?;
+    let text = body::json(request, BODY_BYTES_MAX, &mut share).await?;
     let question: Question = serde_json::from_slice(&text).map_err(|_| invalid(BODY))?;
     let stream = chosen::stream(&question.stream)?;
-    let mut listing = Listing {
-        stream: Some(stream.clone()),
-        ..Listing::default()
-    };
+    let mut listing = Listing::default();
     question.time_range.narrow(&mut listing)?;
     chosen::filters(&mut listing, question.filters)?;
     let format = Format::parse(&question.format).ok_or_else(|| {
         let detail = "a format is parquet or ndjson";
         Problem::new(Slug::ExportUnsupportedFormat, detail)
     })?;
-    let filters = listing.filters.iter();
-    let asked = Asked {
+    Ok(Asked {
         stream,
         from: listing.from,
         until: listing.until,
-        filters: filters
-            .map(|(field, values)| (field.name(), values.clone()))
-            .collect(),
+        filters: listing.filters,
         format,
         purpose: question.purpose,
-    };
-    Ok((listing, asked))
+    })
 }
 
 /// For whoever looks at what was put into evidence when it was asked for.
@@ -304,12 +293,6 @@ pub(super) fn named(id: &str) -> Result<ExportId, Problem> {
 pub(super) fn refused(problem: Problem, caller: &Admitted) -> Response {
     let problem = problem.correlated(caller.context.correlation());
     problem.into_response()
-}
-
-pub(super) fn kept_by_nobody(answer: impl IntoResponse) -> Response {
-    let mut answer = answer.into_response();
-    answer.headers_mut().insert(header::CACHE_CONTROL, NOT_KEPT);
-    answer
 }
 
 fn told(listener: &Listener, job: &Job) -> Response {

@@ -12,10 +12,10 @@ use engine::export::{self, BundleFile};
 use futures::{StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
+use super::headers::NOT_KEPT;
 use crate::problem::{Problem, Slug};
 
 const HASH: HeaderName = HeaderName::from_static("x-trailhouse-sha256");
-const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
 const BYTES: HeaderValue = HeaderValue::from_static("bytes");
 const MEDIA_TYPES: &[(&str, &str)] = &[
     ("parquet", "application/vnd.apache.parquet"),

@@ -1,11 +1,22 @@
-//! What the headers of a write say beside who makes it: stream, key, media type.
+//! What the headers of a write say beside who makes it: stream, key, media type; and that an answer is not to be kept.
 
 use axum::http::Uri;
+use axum::response::{IntoResponse, Response};
 use catalog::ids::StreamName;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 use crate::problem::{Problem, Slug};
+
+/// An answer that nobody in between may keep.
+pub(super) const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
+
+/// The same answer, for nobody in between to keep.
+pub(super) fn kept_by_nobody(answer: impl IntoResponse) -> Response {
+    let mut answer = answer.into_response();
+    answer.headers_mut().insert(header::CACHE_CONTROL, NOT_KEPT);
+    answer
+}
 
 /// A header's value, if it is there once and is text.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {

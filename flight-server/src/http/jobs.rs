@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Extension;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use axum::{Extension, Json};
 use catalog::context::Scope;
 use catalog::guard::{self, JobToken};
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::body;
+use super::headers::kept_by_nobody;
 use super::receipts::answer;
 use super::router::Listener;
-use super::{body, headers};
 use crate::auth::jobs::{LIFETIME_MAX, SCOPES};
 use crate::limits::Admitted;
 use crate::problem::{Problem, Slug};
@@ -39,15 +40,10 @@ pub(super) async fn token(
     Extension(caller): Extension<Arc<Admitted>>,
     request: Request,
 ) -> Response {
-    let minted = minted(&listener, &caller, request).await;
-    let status = minted.is_ok().then_some(StatusCode::CREATED);
-    let mut answer = answer(minted, &caller);
-    if let Some(status) = status {
-        *answer.status_mut() = status;
-        let kept = HeaderValue::from_static("no-store");
-        answer.headers_mut().insert(header::CACHE_CONTROL, kept);
+    match minted(&listener, &caller, request).await {
+        Ok(token) => kept_by_nobody((StatusCode::CREATED, Json(token))),
+        Err(problem) => answer(Err(problem), &caller),
     }
-    answer.into_response()
 }
 
 async fn minted(
@@ -83,11 +79,8 @@ async fn minted(
 }
 
 async fn asked_for(listener: &Listener, request: Request) -> Result<(Scope, Duration), Problem> {
-    let (parts, body) = request.into_parts();
-    headers::check_media_type(&parts.headers, &["application/json"])?;
-    headers::check_uncompressed(&parts.headers)?;
     let mut share = listener.room.share();
-    let text = body::read(&parts.headers, body, BODY_BYTES_MAX, &mut share).await?;
+    let text = body::json(request, BODY_BYTES_MAX, &mut share).await?;
     let invalid = |detail: String| Problem::new(Slug::InvalidQuery, detail);
     let asked: Asked = serde_json::from_slice(&text).map_err(|_| {
         invalid("the body is {\"scope\": \"audit.backfill:run\", \"minutes\": 60}".to_owned())

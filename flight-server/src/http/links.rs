@@ -26,10 +26,11 @@ use prost::Message;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::exports::{acting, kept_by_nobody, named, refused};
+use super::exports::{acting, named, refused};
 use super::fetch::Fetch;
+use super::headers::kept_by_nobody;
 use super::router::{Listener, correlated};
-use super::{admit, body, headers};
+use super::{admit, body};
 use crate::limits::{Admitted, Class, Standing};
 use crate::problem::{Problem, Slug};
 use crate::{carried, observe};
@@ -197,11 +198,8 @@ fn no_key() -> Problem {
 }
 
 async fn asked_for(listener: &Listener, request: Request) -> Result<Asked, Problem> {
-    let (parts, body) = request.into_parts();
-    headers::check_media_type(&parts.headers, &["application/json"])?;
-    headers::check_uncompressed(&parts.headers)?;
     let mut share = listener.room.share();
-    let text = body::read(&parts.headers, body, BODY_BYTES_MAX, &mut share).await?;
+    let text = body::json(request, BODY_BYTES_MAX, &mut share).await?;
     let invalid = |detail: String| Problem::new(Slug::InvalidQuery, detail);
     let asked: Asked = serde_json::from_slice(&text).map_err(|_| {
         invalid("the body is {\"path\": \"part-00000.parquet\", \"minutes\": 60}".to_owned())

@@ -12,9 +12,9 @@ use engine::query::{VerifiedPlan, strip_literals};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::body;
 use super::receipts::answer;
 use super::router::Listener;
-use super::{body, headers};
 use crate::limits::Admitted;
 use crate::problem::{Problem, Slug};
 
@@ -79,11 +79,8 @@ fn told(plan: &VerifiedPlan) -> Value {
 }
 
 async fn asked(listener: &Listener, request: Request) -> Result<String, Problem> {
-    let (parts, body) = request.into_parts();
-    headers::check_media_type(&parts.headers, &["application/json"])?;
-    headers::check_uncompressed(&parts.headers)?;
     let mut share = listener.room.share();
-    let text = body::read(&parts.headers, body, BODY_BYTES_MAX, &mut share).await?;
+    let text = body::json(request, BODY_BYTES_MAX, &mut share).await?;
     let asked: Result<Asked, _> = serde_json::from_slice(&text);
     let needed = |_| Problem::new(Slug::InvalidQuery, "the body is {\"sql\": \"..\"}");
     Ok(asked.map_err(needed)?.sql)

@@ -19,9 +19,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::body;
 use super::receipt::Stored;
 use super::router::Listener;
-use super::{body, headers};
 use crate::limits::Admitted;
 use crate::problem::{Problem, Slug};
 
@@ -177,11 +177,8 @@ fn filter(query: &str) -> Result<Filter, Problem> {
 }
 
 async fn reason(listener: &Listener, request: Request) -> Result<String, Problem> {
-    let (parts, body) = request.into_parts();
-    headers::check_media_type(&parts.headers, &["application/json"])?;
-    headers::check_uncompressed(&parts.headers)?;
     let mut share = listener.room.share();
-    let text = body::read(&parts.headers, body, BODY_BYTES_MAX, &mut share).await?;
+    let text = body::json(request, BODY_BYTES_MAX, &mut share).await?;
     let needed = || {
         let detail = format!(
             "the body is {{\"reason\": \"..\"}}, with a reason of 1 to {REASON_CHARACTERS_MAX} characters"

@@ -22,13 +22,14 @@ use catalog::ids::RecordId;
 use engine::query::listing::{Listing, Order, Position};
 use engine::query::{self, Further, Part, VerifiedPlan, strip_literals};
 use futures::TryStreamExt;
-use http::{HeaderValue, Method, header};
+use http::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::chosen::{TimeRange, filter, instant, invalid, stream};
+use super::headers::kept_by_nobody;
 use super::router::Listener;
-use super::{body, chosen, cursor, headers, rows};
+use super::{body, chosen, cursor, rows};
 use crate::limits::{Admitted, Share};
 use crate::problem::{Problem, Slug};
 
@@ -169,10 +170,7 @@ fn answer(
         "policyVersion": decision.policy.version,
         "maskProfile": decision.profile.name,
     });
-    let mut response = Json(told).into_response();
-    let never = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(header::CACHE_CONTROL, never);
-    response
+    kept_by_nobody(Json(told))
 }
 
 fn position(record: &Map<String, Value>) -> Option<Position> {
@@ -183,10 +181,7 @@ fn position(record: &Map<String, Value>) -> Option<Position> {
 }
 
 async fn of_body(request: Request, share: &mut Share) -> Result<Asked, Problem> {
-    let (parts, body) = request.into_parts();
-    headers::check_media_type(&parts.headers, &["application/json"])?;
-    headers::check_uncompressed(&parts.headers)?;
-    let text = body::read(&parts.headers, body, BODY_BYTES_MAX, share).await?;
+    let text = body::json(request, BODY_BYTES_MAX, share).await?;
     let question: Question = serde_json::from_slice(&text).map_err(|_| {
         invalid("the body is {\"stream\", \"timeRange\": {\"from\", \"to\"}, \"filters\": {..}, \"sort\", \"limit\", \"cursor\"}, all of them optional")
     })?;
