@@ -315,7 +315,7 @@ type Batches = Box<dyn Iterator<Item = Option<RecordBatch>>>;
 fn batches(path: &Path, format: Format, is_proven: bool) -> Option<Batches> {
     let file = File::open(path).ok()?;
     match format {
-        Format::Parquet => parquet(file),
+        Format::Parquet => parquet(file, &columns(is_proven)),
         Format::Ndjson => {
             let reader = arrow::json::ReaderBuilder::new(rows_schema(is_proven))
                 .with_batch_size(BATCH_ROWS)
@@ -326,8 +326,14 @@ fn batches(path: &Path, format: Format, is_proven: bool) -> Option<Batches> {
     }
 }
 
-fn parquet(file: File) -> Option<Batches> {
+/// The rows of a file that has these columns and no other: one more, under a name that some reader takes for another's,
+/// would show what nobody compared.
+fn parquet(file: File, columns: &[&str]) -> Option<Batches> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).ok()?;
+    let fields = builder.schema().fields().iter();
+    if !fields.map(|field| field.name()).eq(columns.iter().copied()) {
+        return None;
+    }
     let reader = builder.with_batch_size(BATCH_ROWS).build().ok()?;
     Some(Box::new(reader.map(Result::ok)))
 }
@@ -353,7 +359,7 @@ struct Leaves {
 impl Leaves {
     fn open(path: &Path) -> Option<Self> {
         Some(Self {
-            batches: parquet(File::open(path).ok()?)?,
+            batches: parquet(File::open(path).ok()?, &[LEAF_INDEX, PARTS])?,
             current: None,
             at: 0,
         })
@@ -387,4 +393,40 @@ fn leaf_at(batch: &RecordBatch, at: usize) -> Option<(i64, Vec<u8>)> {
     let parts = batch.column_by_name(PARTS)?.as_binary_opt::<i32>()?;
     (places.is_valid(at) && parts.is_valid(at))
         .then(|| (places.value(at), parts.value(at).to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, BinaryArray, Int64Array};
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+
+    #[test]
+    fn a_file_has_its_columns_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = || Arc::new(Int64Array::from(vec![1])) as ArrayRef;
+        let parts = || Arc::new(BinaryArray::from(vec![&b"x"[..]])) as ArrayRef;
+        for (columns, expected) in [
+            (vec![(LEAF_INDEX, place()), (PARTS, parts())], true),
+            (vec![(PARTS, parts()), (LEAF_INDEX, place())], false),
+            (
+                vec![(LEAF_INDEX, place()), (PARTS, parts()), ("PARTS", parts())],
+                false,
+            ),
+            (vec![("Leaf_Index", place()), (PARTS, parts())], false),
+            (vec![(LEAF_INDEX, place())], false),
+        ] {
+            let path = folder.path().join("leaves.parquet");
+            let batch = RecordBatch::try_from_iter(columns).unwrap();
+            let file = File::create(&path).unwrap();
+            let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+            let is_read = Leaves::open(&path).is_some();
+            assert_eq!(is_read, expected, "{:?}", batch.schema());
+        }
+    }
 }

@@ -96,8 +96,8 @@ fn check_names(manifest: &Manifest, report: &mut BundleReport) {
             ));
         }
     }
-    let rows: u64 = manifest.chunks.iter().map(|chunk| chunk.rows).sum();
-    if rows != manifest.record_count {
+    let mut rows = manifest.chunks.iter().map(|chunk| chunk.rows);
+    if rows.try_fold(0, u64::checked_add) != Some(manifest.record_count) {
         report.found(format!(
             "{MANIFEST}: the chunks have not as many records as it says"
         ));
@@ -115,7 +115,7 @@ fn list(
         let entry = entry?;
         let path: PathBuf = entry.path();
         let below = path.strip_prefix(root).unwrap_or(&path);
-        let name = below.to_string_lossy().replace('\\', "/");
+        let name = below.to_string_lossy().into_owned();
         let kind = entry.file_type()?;
         let is_folder = kind.is_dir()
             && known

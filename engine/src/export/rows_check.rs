@@ -1,6 +1,6 @@
 //! Rows of a bundle against what is said of them, and against what their leaves open.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use arrow::array::{Array, AsArray, MapArray, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::TimestampMicrosecondType;
@@ -107,6 +107,9 @@ impl<'b> Rows<'b> {
         let created = self
             .instant("created_at", row)
             .ok_or("it has no created_at")?;
+        if !self.has_labels(row) {
+            return Err("its labels are no texts, or one stands twice".to_owned());
+        }
         let range = &manifest.time_range;
         if range.from.is_some_and(|from| created < from.as_micros())
             || range.to.is_some_and(|to| created >= to.as_micros())
@@ -128,6 +131,24 @@ impl<'b> Rows<'b> {
             }
         }
         Ok(())
+    }
+
+    /// Whether every reader finds the same labels in a row, or none.
+    fn has_labels(&self, row: usize) -> bool {
+        if !self.labels.is_valid(row) {
+            return true;
+        }
+        let entries = self.labels.value(row);
+        let [keys, values] = entries.columns() else {
+            return false;
+        };
+        let (Some(keys), Some(_)) = (keys.as_string_opt::<i32>(), values.as_string_opt::<i32>())
+        else {
+            return false;
+        };
+        let mut met = HashSet::new();
+        keys.iter()
+            .all(|key| key.is_some_and(|key| met.insert(key)))
     }
 
     fn labels(&self, row: usize) -> Option<Map<String, Value>> {
@@ -375,9 +396,38 @@ fn is_equal(one: &Value, other: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{Int64Builder, MapBuilder, StringBuilder};
     use serde_json::json;
 
     use super::*;
+
+    fn rows(labels: &MapArray) -> Rows<'_> {
+        Rows {
+            texts: Vec::new(),
+            instants: Vec::new(),
+            labels,
+        }
+    }
+
+    #[test]
+    fn a_label_stands_once_and_is_text() {
+        for (keys, expected) in [
+            (&["env", "team"][..], true),
+            (&[], true),
+            (&["env", "team", "env"], false),
+        ] {
+            let mut labels = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+            for key in keys {
+                labels.keys().append_value(key);
+                labels.values().append_value("x");
+            }
+            labels.append(true).unwrap();
+            assert_eq!(rows(&labels.finish()).has_labels(0), expected, "{keys:?}");
+        }
+        let mut numbers = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
+        numbers.append(true).unwrap();
+        assert!(!rows(&numbers.finish()).has_labels(0));
+    }
 
     #[test]
     fn a_document_has_what_was_sealed_and_what_stands_apart() {
